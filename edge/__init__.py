@@ -1,0 +1,1 @@
+"""The HTTP edge: translates OpenAI-compatible HTTP to the core's gRPC."""

@@ -1,0 +1,1 @@
+"""WorldRouter's published API: the client and, under `worldrouter.v1`, the generated stubs."""

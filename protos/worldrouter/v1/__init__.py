@@ -1,0 +1,1 @@
+"""Stubs generated from the .proto files beside them; version 1 of the API."""

@@ -1,0 +1,194 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from worldrouter.v1 import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class LedgerKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    LEDGER_KIND_UNSPECIFIED: _ClassVar[LedgerKind]
+    LEDGER_KIND_USAGE: _ClassVar[LedgerKind]
+    LEDGER_KIND_TOPUP: _ClassVar[LedgerKind]
+    LEDGER_KIND_FEE: _ClassVar[LedgerKind]
+    LEDGER_KIND_REFUND: _ClassVar[LedgerKind]
+    LEDGER_KIND_ADJUST: _ClassVar[LedgerKind]
+
+class CompletionStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    COMPLETION_STATUS_UNSPECIFIED: _ClassVar[CompletionStatus]
+    COMPLETION_STATUS_COMPLETE: _ClassVar[CompletionStatus]
+    COMPLETION_STATUS_CLIENT_GONE: _ClassVar[CompletionStatus]
+    COMPLETION_STATUS_UPSTREAM_FAILED: _ClassVar[CompletionStatus]
+    COMPLETION_STATUS_TIMEOUT: _ClassVar[CompletionStatus]
+    COMPLETION_STATUS_REVOKED: _ClassVar[CompletionStatus]
+    COMPLETION_STATUS_SHUTDOWN: _ClassVar[CompletionStatus]
+    COMPLETION_STATUS_INTERNAL_ERROR: _ClassVar[CompletionStatus]
+LEDGER_KIND_UNSPECIFIED: LedgerKind
+LEDGER_KIND_USAGE: LedgerKind
+LEDGER_KIND_TOPUP: LedgerKind
+LEDGER_KIND_FEE: LedgerKind
+LEDGER_KIND_REFUND: LedgerKind
+LEDGER_KIND_ADJUST: LedgerKind
+COMPLETION_STATUS_UNSPECIFIED: CompletionStatus
+COMPLETION_STATUS_COMPLETE: CompletionStatus
+COMPLETION_STATUS_CLIENT_GONE: CompletionStatus
+COMPLETION_STATUS_UPSTREAM_FAILED: CompletionStatus
+COMPLETION_STATUS_TIMEOUT: CompletionStatus
+COMPLETION_STATUS_REVOKED: CompletionStatus
+COMPLETION_STATUS_SHUTDOWN: CompletionStatus
+COMPLETION_STATUS_INTERNAL_ERROR: CompletionStatus
+
+class GetBalanceRequest(_message.Message):
+    __slots__ = ("account_id",)
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    account_id: str
+    def __init__(self, account_id: _Optional[str] = ...) -> None: ...
+
+class Balance(_message.Message):
+    __slots__ = ("account_id", "balance_nano_usd", "held_nano_usd", "available_nano_usd", "credit_limit_nano_usd")
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    BALANCE_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    HELD_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_LIMIT_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    account_id: str
+    balance_nano_usd: int
+    held_nano_usd: int
+    available_nano_usd: int
+    credit_limit_nano_usd: int
+    def __init__(self, account_id: _Optional[str] = ..., balance_nano_usd: _Optional[int] = ..., held_nano_usd: _Optional[int] = ..., available_nano_usd: _Optional[int] = ..., credit_limit_nano_usd: _Optional[int] = ...) -> None: ...
+
+class CreateTopUpRequest(_message.Message):
+    __slots__ = ("account_id", "amount_nano_usd", "idempotency_key")
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    account_id: str
+    amount_nano_usd: int
+    idempotency_key: str
+    def __init__(self, account_id: _Optional[str] = ..., amount_nano_usd: _Optional[int] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+
+class TopUp(_message.Message):
+    __slots__ = ("id", "account_id", "amount_nano_usd", "fee_nano_usd", "paid_nano_usd", "create_time")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    FEE_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    PAID_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    account_id: str
+    amount_nano_usd: int
+    fee_nano_usd: int
+    paid_nano_usd: int
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[str] = ..., account_id: _Optional[str] = ..., amount_nano_usd: _Optional[int] = ..., fee_nano_usd: _Optional[int] = ..., paid_nano_usd: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListLedgerEntriesRequest(_message.Message):
+    __slots__ = ("account_id", "page_size", "page_token")
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    account_id: str
+    page_size: int
+    page_token: str
+    def __init__(self, account_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListLedgerEntriesResponse(_message.Message):
+    __slots__ = ("entries", "next_page_token")
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    entries: _containers.RepeatedCompositeFieldContainer[LedgerEntry]
+    next_page_token: str
+    def __init__(self, entries: _Optional[_Iterable[_Union[LedgerEntry, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ListUsageRecordsRequest(_message.Message):
+    __slots__ = ("account_id", "page_size", "page_token")
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    account_id: str
+    page_size: int
+    page_token: str
+    def __init__(self, account_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListUsageRecordsResponse(_message.Message):
+    __slots__ = ("records", "next_page_token")
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    records: _containers.RepeatedCompositeFieldContainer[UsageRecord]
+    next_page_token: str
+    def __init__(self, records: _Optional[_Iterable[_Union[UsageRecord, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class GetUsageRecordRequest(_message.Message):
+    __slots__ = ("request_id",)
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    def __init__(self, request_id: _Optional[str] = ...) -> None: ...
+
+class LedgerEntry(_message.Message):
+    __slots__ = ("id", "ref", "kind", "debit_account_id", "credit_account_id", "amount_nano_usd", "shortfall_nano_usd", "note", "create_time")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REF_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DEBIT_ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    SHORTFALL_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    NOTE_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    ref: str
+    kind: LedgerKind
+    debit_account_id: str
+    credit_account_id: str
+    amount_nano_usd: int
+    shortfall_nano_usd: int
+    note: str
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[int] = ..., ref: _Optional[str] = ..., kind: _Optional[_Union[LedgerKind, str]] = ..., debit_account_id: _Optional[str] = ..., credit_account_id: _Optional[str] = ..., amount_nano_usd: _Optional[int] = ..., shortfall_nano_usd: _Optional[int] = ..., note: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class UsageRecord(_message.Message):
+    __slots__ = ("request_id", "client_request_id", "account_id", "api_key_id", "model_id", "endpoint", "status", "finish_reason", "error_reason", "usage", "cost_nano_usd", "price_id", "attempt_count", "time_to_first_token_ms", "duration_ms", "streamed", "create_time")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    API_KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    ERROR_REASON_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    COST_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    PRICE_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TIME_TO_FIRST_TOKEN_MS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_MS_FIELD_NUMBER: _ClassVar[int]
+    STREAMED_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    client_request_id: str
+    account_id: str
+    api_key_id: str
+    model_id: str
+    endpoint: str
+    status: CompletionStatus
+    finish_reason: str
+    error_reason: str
+    usage: _types_pb2.Usage
+    cost_nano_usd: int
+    price_id: str
+    attempt_count: int
+    time_to_first_token_ms: int
+    duration_ms: int
+    streamed: bool
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, request_id: _Optional[str] = ..., client_request_id: _Optional[str] = ..., account_id: _Optional[str] = ..., api_key_id: _Optional[str] = ..., model_id: _Optional[str] = ..., endpoint: _Optional[str] = ..., status: _Optional[_Union[CompletionStatus, str]] = ..., finish_reason: _Optional[str] = ..., error_reason: _Optional[str] = ..., usage: _Optional[_Union[_types_pb2.Usage, _Mapping]] = ..., cost_nano_usd: _Optional[int] = ..., price_id: _Optional[str] = ..., attempt_count: _Optional[int] = ..., time_to_first_token_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ..., streamed: _Optional[bool] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

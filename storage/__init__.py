@@ -1,0 +1,1 @@
+"""Durable state behind narrow interfaces; knows nothing of gRPC, HTTP or routing."""

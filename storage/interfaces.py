@@ -1,0 +1,207 @@
+"""The seams of durable state, as narrow as their users need them.
+
+Every method is one transaction. Callers may be cancelled at any await without leaking a connection or
+leaving half a change. All raise `StoreUnavailable` when the database cannot be reached and
+`CommitUnknown` (a subclass) when a commit's outcome is unknown; repeating the same call is then safe for
+those whose docstring says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from storage.records import (
+    Account,
+    AccountKind,
+    ApiKey,
+    Balance,
+    Lease,
+    LedgerEntry,
+    NewApiKey,
+    Price,
+    SecretHash,
+    Settlement,
+    TopUp,
+    UsageRecord,
+)
+
+
+class StoreError(Exception):
+    """Base of what a store raises."""
+
+
+class StoreUnavailable(StoreError):
+    """The database cannot be reached, is locked by another process, or failed."""
+
+
+class CommitUnknown(StoreUnavailable):
+    """The connection was lost during COMMIT: the change may or may not be durable."""
+
+
+class SchemaOutdated(StoreError):
+    """The database's schema is older or newer than this program; `worldrouter migrate` mends the former."""
+
+
+class Duplicate(StoreError):
+    """A row of this id exists."""
+
+
+class IdempotencyConflict(StoreError):
+    """The idempotency key was used with another body."""
+
+
+class Missing(StoreError):
+    """A row that the call names does not exist."""
+
+
+class AccountStore(Protocol):
+    """Accounts and what they have."""
+
+    async def create_account(self, account_id: str, display_name: str, kind: AccountKind) -> Account:
+        """Make an account with a balance of zero; Duplicate when the id is taken."""
+        ...
+
+    async def account(self, account_id: str) -> Account | None: ...
+
+    async def accounts(self, *, before: tuple[int, str] | None, limit: int) -> list[Account]:
+        """Newest first, without house accounts; `before` is (created_us, id) of the last one seen."""
+        ...
+
+    async def balance(self, account_id: str) -> Balance | None: ...
+
+
+class KeyStore(Protocol):
+    """API keys. Every change takes the next `seq`, in commit order."""
+
+    async def create_key(self, key: NewApiKey) -> ApiKey:
+        """Make a key; Missing when its account does not exist."""
+        ...
+
+    async def key(self, key_id: str) -> ApiKey | None: ...
+
+    async def keys(
+        self, *, account_id: str | None, before: tuple[int, str] | None, limit: int
+    ) -> list[ApiKey]:
+        """Newest first, revoked ones among them; `before` is (created_us, id) of the last one seen."""
+        ...
+
+    async def keys_changed_since(self, seq: int, limit: int) -> list[ApiKey]:
+        """Keys of a greater seq, ascending by it."""
+        ...
+
+    async def update_key(self, key_id: str, *, display_name: str, expires_us: int | None) -> ApiKey:
+        """Missing when there is none."""
+        ...
+
+    async def rotate_key(
+        self, key_id: str, *, secret: SecretHash, prefix: str, suffix: str, grace_us: int
+    ) -> ApiKey:
+        """Exchange the secret; the old one ends `grace_us` from now. Missing when there is none or it is revoked."""
+        ...
+
+    async def revoke_key(self, key_id: str) -> ApiKey:
+        """Missing when there is none; no change when it is revoked."""
+        ...
+
+
+class LedgerStore(Protocol):
+    """The append-only ledger."""
+
+    async def top_up(
+        self,
+        *,
+        payment_id: str,
+        account_id: str,
+        amount_nano_usd: int,
+        fee_nano_usd: int,
+        idempotency_key: str,
+        body_hash: bytes,
+    ) -> TopUp:
+        """Credit a payment, two legs in one transaction; the first answer again for the same key and body.
+
+        IdempotencyConflict for another body; Missing when there is no such account. Safe to repeat.
+        """
+        ...
+
+    async def adjust(self, *, ref: str, account_id: str, amount_nano_usd: int, note: str) -> None:
+        """Credit (amount > 0) an account by the operator's word. Nothing when `ref` is known: safe to repeat."""
+        ...
+
+    async def settle(self, batch: Sequence[Settlement]) -> None:
+        """Commit a batch of settlements, all or none; rows whose request id is in the ledger are skipped.
+
+        Rows of an active lease add to its `spent`; those of a closed one take `min(amount, available)` from the
+        account, the rest added to the row's shortfall. Safe to repeat, also after CommitUnknown.
+        """
+        ...
+
+    async def ledger_entries(
+        self, account_id: str, *, before_id: int | None, limit: int
+    ) -> list[LedgerEntry]:
+        """Entries that debit or credit the account, newest first."""
+        ...
+
+    async def usage_records(self, account_id: str, *, before_id: int | None, limit: int) -> list[UsageRecord]:
+        """Usage entries of the account, newest first."""
+        ...
+
+    async def usage_record(self, request_id: str) -> UsageRecord | None: ...
+
+    async def put_prices(self, prices: Sequence[Price]) -> None:
+        """Insert those whose id is new. Safe to repeat."""
+        ...
+
+
+class LeaseStore(Protocol):
+    """Money that cores may spend. Expiry goes by the database's clock."""
+
+    async def register_core(self, core_id: str) -> None:
+        """Enter a core that just started. On SQLite (one core at a time) every lease of an earlier core is
+        closed and its unspent part returned in the same transaction."""
+        ...
+
+    async def acquire(
+        self, *, lease_id: str, account_id: str, core_id: str, want_nano_usd: int, chunk_nano_usd: int, ttl_s: float
+    ) -> Lease | None:
+        """Move money from the account into a new lease: exactly `want` while available < 4 × live cores × chunk,
+        else max(want, chunk). None when the account (with its credit limit) cannot pay `want`.
+        Safe to repeat: a lease of this id is returned as it is."""
+        ...
+
+    async def extend(
+        self, *, lease_id: str, seq: int, want_nano_usd: int, chunk_nano_usd: int
+    ) -> Lease | None:
+        """Move more money into an active lease, by the rule of `acquire`; None when the account cannot pay.
+        `seq` is the lease's present one plus 1; a lease that already has it is returned as it is: safe to repeat.
+        Missing when the lease is closed."""
+        ...
+
+    async def give_back(self, *, lease_id: str, seq: int, amount_nano_usd: int) -> Lease:
+        """Return an unspent part of an active lease to its account; `seq` as in `extend`: safe to repeat.
+        Missing when the lease is closed."""
+        ...
+
+    async def close_lease(self, lease_id: str) -> None:
+        """Close a lease and return its unspent part; nothing when it is closed. Safe to repeat."""
+        ...
+
+    async def renew(self, core_id: str, *, ttl_s: float) -> list[str]:
+        """Heartbeat: extend the life of the core's active leases in one UPDATE; returns their ids."""
+        ...
+
+    async def reap(self) -> int:
+        """Close expired leases of any core, returning their unspent part; how many."""
+        ...
+
+
+class Store(AccountStore, KeyStore, LedgerStore, LeaseStore, Protocol):
+    """All of it, over one database."""
+
+    async def ping(self) -> None:
+        """Raise StoreUnavailable when the database does not answer."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections and locks. Idempotent."""
+        ...

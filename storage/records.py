@@ -1,0 +1,185 @@
+"""What the store takes and gives: frozen records, without behaviour.
+
+Amounts are integer nanodollars, prices integer picodollars per token, times integer microseconds since
+the Unix epoch by the database's clock unless a field says otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+AccountKind = Literal["user", "service", "house"]
+LedgerKind = Literal["usage", "topup", "fee", "refund", "adjust"]
+LeaseState = Literal["active", "closed"]
+
+HOUSE_PAYMENTS = "house_payments"
+"""Account that payments come from; its balance is the negative of all money ever paid in."""
+HOUSE_FEES = "house_fees"
+"""Account that service fees go to."""
+HOUSE_USAGE = "house_usage"
+"""Account that usage charges go to: revenue."""
+HOUSE_ADJUSTMENTS = "house_adjustments"
+"""Account that adjustments, starting balances among them, come from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who owns a balance."""
+
+    id: str
+    display_name: str
+    kind: AccountKind
+    credit_limit_nano_usd: int
+    created_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What an account has: credits less debits, and the part that active leases may still spend."""
+
+    account_id: str
+    balance_nano_usd: int
+    held_nano_usd: int
+    available_nano_usd: int
+    credit_limit_nano_usd: int
+
+
+@dataclass(frozen=True, slots=True)
+class SecretHash:
+    """HMAC-SHA-256 of a key's secret under the pepper of that version."""
+
+    digest: bytes
+    pepper_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A credential. `secret` is current; `old_secret` is valid until `old_secret_expires_us`.
+
+    `seq` grows with every change of any key: cores poll for keys of a greater one.
+    """
+
+    id: str
+    account_id: str
+    account_kind: AccountKind
+    display_name: str
+    secret: SecretHash
+    secret_prefix: str
+    secret_suffix: str
+    old_secret: SecretHash | None
+    old_secret_expires_us: int | None
+    created_us: int
+    expires_us: int | None
+    revoked_us: int | None
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewApiKey:
+    """A key to make."""
+
+    id: str
+    account_id: str
+    display_name: str
+    secret: SecretHash
+    secret_prefix: str
+    secret_suffix: str
+    expires_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """An immutable price; `id` is a hash of its content."""
+
+    id: str
+    model_id: str
+    input_pico_usd: int
+    output_pico_usd: int
+    cache_read_pico_usd: int
+    cache_write_pico_usd: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopUp:
+    """A payment that was credited."""
+
+    id: str
+    account_id: str
+    amount_nano_usd: int
+    fee_nano_usd: int
+    created_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Money moved out of `accounts.available` that one core may spend.
+
+    `seq` numbers the lease's changes of `granted` (grant, extension, give-back) so that a change whose
+    commit is unknown can be repeated without doing it twice.
+    """
+
+    id: str
+    account_id: str
+    core_id: str
+    granted_nano_usd: int
+    spent_nano_usd: int
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What a finished request costs: one ledger row, and the same amount spent from its lease.
+
+    `lease_id` is None when nothing was held (a free model, or a request refused after admission):
+    then the amount is 0. `finished_us` is the core's clock, for information.
+    """
+
+    request_id: str
+    account_id: str
+    lease_id: str | None
+    amount_nano_usd: int
+    shortfall_nano_usd: int
+    key_id: str | None
+    client_request_id: str
+    model_id: str
+    endpoint: str
+    price_id: str
+    prompt_tokens: int
+    cached_tokens: int
+    cache_write_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    estimated: bool
+    status: str
+    finish_reason: str
+    error_reason: str
+    attempts: int
+    streamed: bool
+    ttft_ms: int | None
+    duration_ms: int
+    core_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """A committed movement of money, any kind. `id` ascends in commit order on one core."""
+
+    id: int
+    ref: str
+    kind: LedgerKind
+    debit_account_id: str
+    credit_account_id: str
+    amount_nano_usd: int
+    shortfall_nano_usd: int
+    note: str
+    created_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    """A committed request: its settlement as stored (`amount_nano_usd` is what was charged in the end)."""
+
+    entry_id: int
+    created_us: int
+    settlement: Settlement
