@@ -22,17 +22,22 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aworldrouter/v1/types.proto\x12\x0eworldrouter.v1\"\xcd\x01\n\x05Usage\x12\x1a\n\x12prompt_token_count\x18\x01 \x01(\x03\x12\x1e\n\x16\x63ompletion_token_count\x18\x02 \x01(\x03\x12\x19\n\x11total_token_count\x18\x03 \x01(\x03\x12\x1a\n\x12\x63\x61\x63hed_token_count\x18\x04 \x01(\x03\x12\x1d\n\x15reasoning_token_count\x18\x05 \x01(\x03\x12\x1f\n\x17\x63\x61\x63he_write_token_count\x18\x06 \x01(\x03\x12\x11\n\testimated\x18\x07 \x01(\x08\"\xa7\x01\n\x05Price\x12\n\n\x02id\x18\x01 \x01(\t\x12 \n\x18input_pico_usd_per_token\x18\x02 \x01(\x03\x12!\n\x19output_pico_usd_per_token\x18\x03 \x01(\x03\x12%\n\x1d\x63\x61\x63he_read_pico_usd_per_token\x18\x04 \x01(\x03\x12&\n\x1e\x63\x61\x63he_write_pico_usd_per_token\x18\x05 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aworldrouter/v1/types.proto\x12\x0eworldrouter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcd\x01\n\x05Usage\x12\x1a\n\x12prompt_token_count\x18\x01 \x01(\x03\x12\x1e\n\x16\x63ompletion_token_count\x18\x02 \x01(\x03\x12\x19\n\x11total_token_count\x18\x03 \x01(\x03\x12\x1a\n\x12\x63\x61\x63hed_token_count\x18\x04 \x01(\x03\x12\x1d\n\x15reasoning_token_count\x18\x05 \x01(\x03\x12\x1f\n\x17\x63\x61\x63he_write_token_count\x18\x06 \x01(\x03\x12\x11\n\testimated\x18\x07 \x01(\x08\"\xa7\x01\n\x05Price\x12\n\n\x02id\x18\x01 \x01(\t\x12 \n\x18input_pico_usd_per_token\x18\x02 \x01(\x03\x12!\n\x19output_pico_usd_per_token\x18\x03 \x01(\x03\x12%\n\x1d\x63\x61\x63he_read_pico_usd_per_token\x18\x04 \x01(\x03\x12&\n\x1e\x63\x61\x63he_write_pico_usd_per_token\x18\x05 \x01(\x03\"\x86\x01\n\x11\x43ompletionStarted\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x03 \x01(\t\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0boverhead_us\x18\x05 \x01(\x03\"i\n\x12\x43ompletionFinished\x12\x16\n\x0e\x66inish_reasons\x18\x01 \x03(\t\x12$\n\x05usage\x18\x02 \x01(\x0b\x32\x15.worldrouter.v1.Usage\x12\x15\n\rcost_nano_usd\x18\x03 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'worldrouter.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_USAGE']._serialized_start=47
-  _globals['_USAGE']._serialized_end=252
-  _globals['_PRICE']._serialized_start=255
-  _globals['_PRICE']._serialized_end=422
+  _globals['_USAGE']._serialized_start=80
+  _globals['_USAGE']._serialized_end=285
+  _globals['_PRICE']._serialized_start=288
+  _globals['_PRICE']._serialized_end=455
+  _globals['_COMPLETIONSTARTED']._serialized_start=458
+  _globals['_COMPLETIONSTARTED']._serialized_end=592
+  _globals['_COMPLETIONFINISHED']._serialized_start=594
+  _globals['_COMPLETIONFINISHED']._serialized_end=699
 # @@protoc_insertion_point(module_scope)

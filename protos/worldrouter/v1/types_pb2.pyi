@@ -1,6 +1,11 @@
+import datetime
+
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -35,3 +40,27 @@ class Price(_message.Message):
     cache_read_pico_usd_per_token: int
     cache_write_pico_usd_per_token: int
     def __init__(self, id: _Optional[str] = ..., input_pico_usd_per_token: _Optional[int] = ..., output_pico_usd_per_token: _Optional[int] = ..., cache_read_pico_usd_per_token: _Optional[int] = ..., cache_write_pico_usd_per_token: _Optional[int] = ...) -> None: ...
+
+class CompletionStarted(_message.Message):
+    __slots__ = ("id", "model", "endpoint", "create_time", "overhead_us")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINT_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    OVERHEAD_US_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    model: str
+    endpoint: str
+    create_time: _timestamp_pb2.Timestamp
+    overhead_us: int
+    def __init__(self, id: _Optional[str] = ..., model: _Optional[str] = ..., endpoint: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., overhead_us: _Optional[int] = ...) -> None: ...
+
+class CompletionFinished(_message.Message):
+    __slots__ = ("finish_reasons", "usage", "cost_nano_usd")
+    FINISH_REASONS_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    COST_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    finish_reasons: _containers.RepeatedScalarFieldContainer[str]
+    usage: Usage
+    cost_nano_usd: int
+    def __init__(self, finish_reasons: _Optional[_Iterable[str]] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., cost_nano_usd: _Optional[int] = ...) -> None: ...
