@@ -1,0 +1,108 @@
+"""The state folder: where it is and what lies in it.
+
+`$WORLDROUTER_HOME`, else `.worldrouter` in the current folder (`scripts/serve` sets the variable, so that the
+default is the checkout's). Only its owner may enter it: it holds the operator's token and the keys' pepper.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import msgspec
+
+ENVIRONMENT_VARIABLE = "WORLDROUTER_HOME"
+DEFAULT_FOLDER = ".worldrouter"
+
+
+class BadReadyFile(Exception):
+    """`ready.json` is not what `serve` writes; the message names the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Where a running router is reached: the content of `ready.json`.
+
+    `http` and `admin` are URLs, `grpc` a channel target, `pid` the process that everything ends with,
+    `upstreams` the base URL of each embedded model's own server.
+    """
+
+    http: str
+    grpc: str
+    pid: int
+    upstreams: dict[str, str] = field(default_factory=dict)
+    admin: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The state folder at `path`, an absolute path. Nothing is read or made until a method is called."""
+
+    path: Path
+
+    @classmethod
+    def find(cls, environment: Mapping[str, str], current_folder: Path) -> Home:
+        """The folder that the environment names, else the default one in `current_folder`."""
+        named = environment.get(ENVIRONMENT_VARIABLE) or DEFAULT_FOLDER
+        return cls((current_folder / Path(named).expanduser()).absolute())
+
+    @property
+    def operator_token(self) -> Path:
+        """File with the operator's credential, mode 0600."""
+        return self.path / "operator.token"
+
+    @property
+    def ready(self) -> Path:
+        """File that exists while the router serves; see `Ready`."""
+        return self.path / "ready.json"
+
+    @property
+    def pepper(self) -> Path:
+        """File with the peppers of the API keys' hashes, mode 0600."""
+        return self.path / "pepper"
+
+    @property
+    def database(self) -> Path:
+        """The embedded SQLite database."""
+        return self.path / "worldrouter.db"
+
+    @property
+    def core_socket(self) -> Path:
+        """Unix socket of the core, for an edge on the same machine."""
+        return self.path / "core.sock"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of the log files."""
+        return self.path / "logs"
+
+    def create(self) -> None:
+        """Make the folder and its `logs`, mode 0700, where they do not exist. Raises OSError.
+
+        An existing folder keeps its mode: it may be the operator's own. `worldrouter doctor` judges it.
+        """
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.logs.mkdir(mode=0o700, exist_ok=True)
+
+    def read_ready(self) -> Ready | None:
+        """What the running router wrote; None when there is no such file. Raises BadReadyFile, OSError."""
+        try:
+            content = self.ready.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            return msgspec.json.decode(content, type=Ready)
+        except msgspec.MsgspecError as error:
+            raise BadReadyFile(f"{self.ready} is not a ready file: {error}") from error
+
+    def write_ready(self, ready: Ready) -> None:
+        """Write `ready.json` whole or not at all: beside it, then renamed into place. Raises OSError."""
+        unfinished = self.ready.with_name(f"ready.json.{ready.pid}")
+        unfinished.write_bytes(msgspec.json.encode(asdict(ready)) + b"\n")
+        os.replace(unfinished, self.ready)
+
+    def remove_ready(self) -> None:
+        """Remove `ready.json`: when the router stops, and a stale one when it starts. Raises OSError."""
+        self.ready.unlink(missing_ok=True)
