@@ -32,7 +32,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One RPC in flight. `request_id` is ours; `client_request_id` is the caller's, at most 128 characters."""
+    """One RPC in flight. `request_id` is ours, `client_request_id` the caller's, at most 128 characters."""
 
     request_id: str
     client_request_id: str

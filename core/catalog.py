@@ -1,0 +1,82 @@
+"""The models that requests may name, what they cost and who serves them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from core.errors import ModelNotFound
+from storage.records import Price
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One way to reach a model: a provider, and its name for the model. `name` is unique in the model."""
+
+    name: str
+    provider: str
+    upstream_model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """An entry of the catalog. Its endpoints are tried in order."""
+
+    id: str
+    display_name: str
+    owned_by: str
+    created_s: int
+    max_output_tokens: int
+    context_tokens: int
+    price: Price
+    public: bool
+    streaming: bool
+    max_image_tokens: int
+    first_token_timeout_s: float | None
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """All models by ID, ascending."""
+
+    models: Mapping[str, Model]
+
+    @classmethod
+    def of(cls, models: Iterable[Model]) -> Catalog:
+        """A catalog of these; ValueError names an ID that comes twice."""
+        by_id: dict[str, Model] = {}
+        for model in sorted(models, key=lambda model: model.id):
+            if model.id in by_id:
+                raise ValueError(f"model {model.id!r} is configured twice")
+            by_id[model.id] = model
+        return cls(MappingProxyType(by_id))
+
+    def require(self, model_id: str, *, see_hidden: bool) -> Model:
+        """The model of this ID, if the caller may see it; ModelNotFound otherwise."""
+        model = self.models.get(model_id)
+        if model is None or not (model.public or see_hidden):
+            raise ModelNotFound(f"The model {model_id[:200]!r} does not exist.", param="model")
+        return model
+
+
+def price_of(
+    model_id: str,
+    *,
+    input_pico_usd: int,
+    output_pico_usd: int,
+    cache_read_pico_usd: int,
+    cache_write_pico_usd: int,
+) -> Price:
+    """A price whose id is a hash of its content, so that equal prices are one row."""
+    content = f"{model_id}\n{input_pico_usd}\n{output_pico_usd}\n{cache_read_pico_usd}\n{cache_write_pico_usd}"
+    return Price(
+        id="price_" + hashlib.sha256(content.encode()).hexdigest()[:26],
+        model_id=model_id,
+        input_pico_usd=input_pico_usd,
+        output_pico_usd=output_pico_usd,
+        cache_read_pico_usd=cache_read_pico_usd,
+        cache_write_pico_usd=cache_write_pico_usd,
+    )

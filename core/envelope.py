@@ -1,0 +1,242 @@
+"""A chat request's envelope: looked at once, its values kept as the bytes they came as.
+
+Only `model`, `stream`, `stream_options`, `n`, the output limits and the fields that would redirect a request
+are touched; everything else reaches the upstream byte for byte, because no value is decoded and encoded
+again (a number above 2^64 would not survive that).
+"""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+
+from core.errors import InvalidRequest
+
+REDIRECTING_FIELDS = frozenset({"api_base", "base_url", "api_key", "extra_headers", "custom_llm_provider"})
+"""Top-level fields that would redirect a request or its credentials: removed, and named to the caller."""
+
+LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
+MAX_CHOICES = 128
+_MAX_LIMIT = 2**31
+
+_Fields = dict[str, msgspec.Raw]
+_decoder = msgspec.json.Decoder(_Fields)
+_encoder = msgspec.json.Encoder()
+_NULL, _TRUE, _FALSE = msgspec.Raw(b"null"), msgspec.Raw(b"true"), msgspec.Raw(b"false")
+_SCHEMA_FIELDS = ("tools", "functions", "response_format")
+_MEDIA_TYPES = frozenset({"image_url", "input_audio", "file"})
+_NOTHING = msgspec.Raw(b"")
+
+
+class _Message(msgspec.Struct):
+    content: msgspec.Raw = _NOTHING
+
+
+class _Part(msgspec.Struct):
+    type: str = ""
+    text: msgspec.Raw = _NOTHING
+    refusal: msgspec.Raw = _NOTHING
+
+
+_messages_decoder = msgspec.json.Decoder(list[_Message])
+_parts_decoder = msgspec.json.Decoder(list[_Part])
+_string_decoder = msgspec.json.Decoder(str)
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """What the router needs to know of a chat request.
+
+    `max_output` is the caller's output limit in tokens, None when it set none. `text_bytes` counts the input
+    that becomes text, base64 payloads left out; `media` counts images, sounds and files.
+    """
+
+    model: str
+    stream: bool
+    include_usage: bool
+    choices: int
+    max_output: int | None
+    text_bytes: int
+    media: int
+    ignored: tuple[str, ...]
+    fields: _Fields
+
+    def upstream_body(self, *, model: str, stream: bool, limit: tuple[str, int] | None) -> bytes:
+        """The body for an upstream that calls the model so; `limit` sets an output limit of ours.
+
+        A stream always asks for usage.
+        """
+        fields = self.fields.copy()
+        fields["model"] = msgspec.Raw(_encoder.encode(model))
+        if stream:
+            fields["stream"] = _TRUE
+            fields["stream_options"] = _asking_for_usage(fields.get("stream_options"))
+        if limit is not None:
+            fields[limit[0]] = msgspec.Raw(b"%d" % limit[1])
+        return _encoder.encode(fields)
+
+
+def read_envelope(body: bytes) -> Envelope:
+    """Look at a request body once; InvalidRequest names the field at fault."""
+    fields = _decode(body)
+    ignored = _remove_redirections(fields)
+    stream = _boolean(fields, "stream")
+    text_bytes, media = _input_size(fields)
+    return Envelope(
+        model=_model(fields),
+        stream=stream,
+        include_usage=_include_usage(fields, stream),
+        choices=_integer(fields, "n", most=MAX_CHOICES) or 1,
+        max_output=_output_limit(fields),
+        text_bytes=text_bytes,
+        media=media,
+        ignored=ignored,
+        fields=fields,
+    )
+
+
+def _decode(body: bytes) -> _Fields:
+    try:
+        if not body.isascii():
+            body.decode()
+        return _decoder.decode(body)
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"The body is not UTF-8 at byte {error.start}.", code="invalid_json") from None
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from None
+    except msgspec.ValidationError:
+        raise InvalidRequest("The body must be a JSON object.", code="invalid_json") from None
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error}", code="invalid_json") from None
+
+
+def _remove_redirections(fields: _Fields) -> tuple[str, ...]:
+    ignored = [name for name in fields if name in REDIRECTING_FIELDS]
+    for name in ignored:
+        del fields[name]
+    extra = fields.get("extra_body")
+    if extra is not None and bytes(extra)[:1] == b"{":
+        inner = _decoder.decode(extra)
+        found = [name for name in inner if name in REDIRECTING_FIELDS]
+        if found:
+            for name in found:
+                del inner[name]
+            fields["extra_body"] = msgspec.Raw(_encoder.encode(inner))
+            ignored += [f"extra_body.{name}" for name in found]
+    return tuple(ignored)
+
+
+def _model(fields: _Fields) -> str:
+    raw = fields.get("model")
+    if raw is None:
+        raise InvalidRequest("model is required.", param="model", code="missing_required_parameter")
+    try:
+        model = _string_decoder.decode(raw)
+    except msgspec.MsgspecError:
+        model = ""
+    if not model:
+        raise InvalidRequest("model must be a non-empty string.", param="model", code="invalid_type")
+    return model
+
+
+def _value(raw: msgspec.Raw) -> object:
+    """The value of a small field. The standard library's reader knows integers of any size."""
+    try:
+        return json.loads(bytes(raw))
+    except ValueError:  # an integer of more digits than Python reads, or a lone surrogate
+        return None
+
+
+def _boolean(fields: _Fields, name: str) -> bool:
+    raw = fields.get(name)
+    if raw is None or raw in (_NULL, _FALSE):
+        return False
+    if raw == _TRUE:
+        return True
+    raise InvalidRequest(f"{name} must be a boolean.", param=name, code="invalid_type")
+
+
+def _integer(fields: _Fields, name: str, *, most: int) -> int | None:
+    raw = fields.get(name)
+    if raw is None or raw == _NULL:
+        return None
+    value = _value(raw)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InvalidRequest(f"{name} must be an integer.", param=name, code="invalid_type")
+    if not 1 <= value <= most:
+        raise InvalidRequest(f"{name} must be from 1 to {most}.", param=name)
+    return value
+
+
+def _output_limit(fields: _Fields) -> int | None:
+    limits = {name: _integer(fields, name, most=_MAX_LIMIT) for name in LIMIT_FIELDS}
+    given = {value for value in limits.values() if value is not None}
+    if len(given) > 1:
+        raise InvalidRequest("max_tokens and max_completion_tokens are both set, and differ.", param="max_tokens")
+    return given.pop() if given else None
+
+
+def _include_usage(fields: _Fields, stream: bool) -> bool:
+    raw = fields.get("stream_options")
+    if raw is None or raw == _NULL:
+        return False
+    if not stream:
+        raise InvalidRequest("stream_options is only allowed with stream: true.", param="stream_options")
+    try:
+        options = _decoder.decode(raw)
+    except msgspec.MsgspecError:
+        raise InvalidRequest("stream_options must be an object.", param="stream_options", code="invalid_type") from None
+    include = options.get("include_usage")
+    if include is None or include in (_NULL, _FALSE):
+        return False
+    if include == _TRUE:
+        return True
+    name = "stream_options.include_usage"
+    raise InvalidRequest(f"{name} must be a boolean.", param=name, code="invalid_type")
+
+
+def _asking_for_usage(options: msgspec.Raw | None) -> msgspec.Raw:
+    if options is None or options == _NULL:
+        return msgspec.Raw(b'{"include_usage":true}')
+    fields = _decoder.decode(options)
+    fields["include_usage"] = _TRUE
+    return msgspec.Raw(_encoder.encode(fields))
+
+
+def _input_size(fields: _Fields) -> tuple[int, int]:
+    """Bytes of text and count of media in what the model reads: messages, tools, schema."""
+    raw = fields.get("messages")
+    if raw is None:
+        raise InvalidRequest("messages is required.", param="messages", code="missing_required_parameter")
+    messages = bytes(raw)
+    if messages[:1] != b"[" or messages[1:].lstrip(b" \t\r\n")[:1] == b"]":
+        raise InvalidRequest("messages must be a non-empty array.", param="messages", code="invalid_type")
+    text_bytes = len(messages)
+    for name in _SCHEMA_FIELDS:
+        if name in fields:
+            text_bytes += len(bytes(fields[name]))
+    media = 0
+    for content in _arrays_of_parts(raw):
+        part_bytes, part_media = _parts_size(content)
+        text_bytes -= len(bytes(content)) - part_bytes
+        media += part_media
+    return text_bytes, media
+
+
+def _arrays_of_parts(messages: msgspec.Raw) -> list[msgspec.Raw]:
+    """The contents that are arrays. Messages that are no objects have none: the upstream judges them."""
+    try:
+        found = _messages_decoder.decode(messages)
+    except msgspec.ValidationError:
+        return []
+    return [message.content for message in found if bytes(message.content)[:1] == b"["]
+
+
+def _parts_size(content: msgspec.Raw) -> tuple[int, int]:
+    """Bytes of text and count of media in a content array; all of it is text if it is not what we know."""
+    try:
+        parts = _parts_decoder.decode(content)
+    except msgspec.ValidationError:
+        return len(bytes(content)), 0
+    media = sum(part.type in _MEDIA_TYPES for part in parts)
+    return sum(len(bytes(part.text)) + len(bytes(part.refusal)) for part in parts), media

@@ -1,0 +1,51 @@
+"""Bytes of text per token, learned per model: for sizing holds and for estimating usage nobody reported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from core.usage import TokenCounts
+
+_STEP = 0.02
+_PERCENTILE = 0.05
+_LEAST, _MOST = 0.25, 16.0
+
+
+@dataclass(slots=True)
+class TextRatio:
+    """Bytes of text per token of one model, learned from settled usage.
+
+    `low` follows the 5th percentile of the prompts' (a hold must not be too small), `mean_input` and
+    `mean_output` the averages (an estimated charge should be neither).
+    """
+
+    low: float = 2.0
+    mean_input: float = 4.0
+    mean_output: float = 4.0
+
+    def learn(self, *, text_bytes: int, output_bytes: int, tokens: TokenCounts) -> None:
+        """Take in a request whose usage the upstream reported."""
+        if tokens.prompt > 0 and text_bytes > 0:
+            seen = min(max(text_bytes / tokens.prompt, _LEAST), _MOST)
+            below = seen < self.low
+            self.low *= 1 - _STEP * (1 - _PERCENTILE) if below else 1 + _STEP * _PERCENTILE
+            self.low = min(max(self.low, 0.25), 8.0)
+            self.mean_input += _STEP * (seen - self.mean_input)
+        visible = tokens.completion - tokens.reasoning
+        if visible > 0 and output_bytes > 0:
+            seen = min(max(output_bytes / visible, _LEAST), _MOST)
+            self.mean_output += _STEP * (seen - self.mean_output)
+
+
+@dataclass(slots=True)
+class TextRatios:
+    """The ratio of each model, by its ID."""
+
+    by_model: dict[str, TextRatio] = field(default_factory=dict)
+
+    def of(self, model_id: str) -> TextRatio:
+        """The model's ratio, a new one at first."""
+        ratio = self.by_model.get(model_id)
+        if ratio is None:
+            ratio = self.by_model[model_id] = TextRatio()
+        return ratio

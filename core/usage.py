@@ -1,0 +1,96 @@
+"""Token counts: as an upstream reports them, and estimated where it does not.
+
+OpenAI's shape: cached tokens are a subset of the prompt's, reasoning tokens a subset of the completion's
+(https://platform.openai.com/docs/api-reference/chat/object).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+MAX_PLAUSIBLE_TOKENS = 100_000_000
+"""Counts above this are not counts: such usage is treated as not reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCounts:
+    """Tokens of one completion, each 0 or more. `estimated` when no upstream counted them."""
+
+    prompt: int = 0
+    completion: int = 0
+    total: int = 0
+    cached: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+    estimated: bool = False
+
+
+NO_TOKENS = TokenCounts()
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+
+
+class _CompletionDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+
+_usage_decoder = msgspec.json.Decoder(_Usage)
+
+
+def parse_usage(raw: bytes | msgspec.Raw) -> TokenCounts | None:
+    """The counts of a `usage` object; None when it lacks them, or they are negative or absurd.
+
+    An explicit 0 is 0. Cached and reasoning tokens beyond what they are part of are clamped to it.
+    """
+    try:
+        usage = _usage_decoder.decode(raw)
+    except msgspec.MsgspecError:
+        return None
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens
+    if not (0 <= prompt <= MAX_PLAUSIBLE_TOKENS and 0 <= completion <= MAX_PLAUSIBLE_TOKENS):
+        return None
+    of_prompt = usage.prompt_tokens_details or _PromptDetails()
+    of_completion = usage.completion_tokens_details or _CompletionDetails()
+    cached = _part(of_prompt.cached_tokens, prompt)
+    return TokenCounts(
+        prompt=prompt,
+        completion=completion,
+        total=usage.total_tokens if usage.total_tokens is not None else prompt + completion,
+        cached=cached,
+        cache_write=_part(of_prompt.cache_write_tokens, prompt - cached),
+        reasoning=_part(of_completion.reasoning_tokens, completion),
+    )
+
+
+def _part(count: int | None, whole: int) -> int:
+    return min(max(count or 0, 0), whole)
+
+
+def usage_json(tokens: TokenCounts) -> bytes:
+    """A `usage` object for clients of an upstream that reported none, marked as estimated."""
+    return (
+        b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,'
+        b'"prompt_tokens_details":{"cached_tokens":%d},'
+        b'"completion_tokens_details":{"reasoning_tokens":%d},"estimated":%s}'
+        % (
+            tokens.prompt,
+            tokens.completion,
+            tokens.prompt + tokens.completion,
+            tokens.cached,
+            tokens.reasoning,
+            b"true" if tokens.estimated else b"false",
+        )
+    )
