@@ -1,0 +1,376 @@
+"""Money in the hands of one core: leases from the store, holds from the leases.
+
+A lease is a part of an account's balance that only this core may spend; it is durable. A hold is a part of a
+lease that one request may spend; it lives in memory, so a crash leaves none behind. Taking a hold from a lease
+that has enough free is plain arithmetic without an await; otherwise requests wait together for one change of the
+lease (single flight per account).
+
+Free money goes back to the account when the account has been idle here for a while. A core that could not renew
+its leases for half their life stops admitting: by then another core's reaper may be about to close them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from core.errors import ServiceUnavailable
+from storage.interfaces import AccountStore, LeaseStore, Missing, StoreError
+from storage.records import Lease
+
+_log = logging.getLogger(__name__)
+
+
+class EscrowStore(AccountStore, LeaseStore):
+    """What escrow needs of the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class EscrowSettings:
+    """`chunk_nano_usd` is the usual lease; times in seconds."""
+
+    chunk_nano_usd: int = 1_000_000_000
+    lease_ttl_s: float = 30.0
+    idle_s: float = 2.0
+
+
+class OutOfFunds(Exception):
+    """The account cannot pay the hold.
+
+    `payable_nano_usd` is the largest hold it could pay now, `held_nano_usd` what running requests hold of it.
+    """
+
+    def __init__(self, payable_nano_usd: int, held_nano_usd: int) -> None:
+        super().__init__(f"{payable_nano_usd} nUSD payable, {held_nano_usd} held")
+        self.payable_nano_usd = payable_nano_usd
+        self.held_nano_usd = held_nano_usd
+
+
+@dataclass(slots=True)
+class _OpenLease:
+    """A lease as this core sees it. `spent` runs ahead of the store's by the `unsettled` charges."""
+
+    id: str
+    granted: int
+    spent: int
+    seq: int
+    held: int = 0
+    unsettled: int = 0
+    lost: bool = False
+
+    @property
+    def free(self) -> int:
+        return self.granted - self.spent - self.held
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Money set aside for one request, until `Escrow.charge`."""
+
+    account_id: str
+    lease: _OpenLease
+    amount_nano_usd: int
+
+
+@dataclass(slots=True)
+class _Waiter:
+    amount: int
+    granted: asyncio.Future[Hold]
+
+
+@dataclass(slots=True)
+class _Account:
+    """One account's escrow here. `changing` while the store changes its lease."""
+
+    id: str
+    used_s: float
+    lease: _OpenLease | None = None
+    waiters: list[_Waiter] = field(default_factory=list)
+    changing: bool = False
+
+    @property
+    def free(self) -> int:
+        return self.lease.free if self.lease is not None else 0
+
+
+_Change = Callable[[_Account], Awaitable[None]]
+
+
+class Escrow:
+    """All leases of one core."""
+
+    def __init__(
+        self,
+        store: EscrowStore,
+        *,
+        core_id: str,
+        settings: EscrowSettings,
+        clock: Callable[[], float],
+        new_lease_id: Callable[[], str],
+    ) -> None:
+        self._store = store
+        self._core_id = core_id
+        self._settings = settings
+        self._clock = clock
+        self._new_lease_id = new_lease_id
+        self._accounts: dict[str, _Account] = {}
+        self._renewed_s = clock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changing: set[str] = set()
+
+    @property
+    def held_nano_usd(self) -> int:
+        """The sum of all holds."""
+        return sum(account.lease.held for account in self._accounts.values() if account.lease is not None)
+
+    def try_hold(self, account_id: str, amount_nano_usd: int) -> Hold | None:
+        """A hold from the lease at hand, without waiting; None when it has not enough free.
+
+        ServiceUnavailable when the leases could not be renewed for half their life.
+        """
+        now_s = self._clock()
+        if now_s - self._renewed_s > self._settings.lease_ttl_s / 2:
+            raise ServiceUnavailable("The ledger's database does not answer.", retry_after_s=1)
+        account = self._accounts.get(account_id)
+        if account is None or account.lease is None or account.waiters:
+            return None
+        if account.lease.free < amount_nano_usd:
+            return None
+        account.used_s = now_s
+        return _take(account, amount_nano_usd)
+
+    async def hold(self, account_id: str, amount_nano_usd: int) -> Hold:
+        """A hold, from a lease that is got or extended for it if need be. OutOfFunds when the account cannot pay.
+
+        ServiceUnavailable when the store does not answer. A cancelled caller leaves no hold behind.
+        """
+        hold = self.try_hold(account_id, amount_nano_usd)
+        if hold is not None:
+            return hold
+        account = self._accounts.setdefault(account_id, _Account(account_id, self._clock()))
+        account.used_s = self._clock()
+        waiter = _Waiter(amount_nano_usd, asyncio.get_running_loop().create_future())
+        account.waiters.append(waiter)
+        if not account.changing:
+            self._spawn(account, self._serve_waiters)
+        try:
+            return await waiter.granted
+        except asyncio.CancelledError:
+            if waiter.granted.done() and not waiter.granted.cancelled() and waiter.granted.exception() is None:
+                self.release(waiter.granted.result())
+            raise
+
+    def charge(self, hold: Hold, actual_nano_usd: int) -> tuple[int, int]:
+        """End a hold with what the request cost: (charge, shortfall).
+
+        The charge is at most the hold and what its lease has free; the house pays the rest. Of a lease that this
+        core has lost the store takes what the account still has. `settled` must follow when the charge is
+        committed.
+        """
+        lease = hold.lease
+        lease.held -= hold.amount_nano_usd
+        lease.unsettled += 1
+        if lease.lost:
+            return actual_nano_usd, 0
+        charge = min(actual_nano_usd, max(lease.free, hold.amount_nano_usd))
+        lease.spent += charge
+        return charge, actual_nano_usd - charge
+
+    def release(self, hold: Hold) -> None:
+        """End a hold that cost nothing and leaves no row."""
+        hold.lease.held -= hold.amount_nano_usd
+
+    def settled(self, hold: Hold) -> None:
+        """A charge of this hold is committed."""
+        hold.lease.unsettled -= 1
+
+    def refund(self, hold: Hold, charge_nano_usd: int) -> None:
+        """A charge was given up before it could be committed: its money is free again."""
+        if not hold.lease.lost:
+            hold.lease.spent -= charge_nano_usd
+
+    async def renew(self) -> None:
+        """Heartbeat: renew all leases; drop those that the store has closed, close those that nobody here knows.
+
+        The latter come of an acquisition whose outcome stayed unknown: renewed for ever, their money were stuck.
+        """
+        asked_s = self._clock()
+        asked = [account for account in self._accounts.values() if account.lease is not None]
+        known = {account.lease.id for account in asked if account.lease is not None}
+        alive = set(await self._store.renew(self._core_id, ttl_s=self._settings.lease_ttl_s))
+        self._renewed_s = asked_s
+        for account in asked:
+            lease = account.lease
+            if lease is not None and lease.id in known and lease.id not in alive:
+                _log.warning("A lease was closed by another core: %s of account %s", lease.id, account.id)
+                _lose(account)
+        known |= {account.lease.id for account in self._accounts.values() if account.lease is not None}
+        for orphan in alive - known - self._changing:
+            await self._store.close_lease(orphan)
+
+    def give_back_idle(self) -> None:
+        """Return free money of accounts that have been idle for a while; called about once a second."""
+        due_s = self._clock() - self._settings.idle_s
+        for account in list(self._accounts.values()):
+            if account.used_s > due_s or account.changing or account.waiters:
+                continue
+            if account.lease is None:
+                del self._accounts[account.id]
+            elif account.lease.held == 0 and account.lease.unsettled == 0:
+                self._spawn(account, self._close)
+            elif account.lease.free > 0:
+                self._spawn(account, self._give_back)
+
+    async def close(self) -> None:
+        """Return everything: at shutdown, after the ledger is drained and nothing is held any more."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks)
+        for account in list(self._accounts.values()):
+            if account.lease is not None:
+                await self._store.close_lease(account.lease.id)
+        self._accounts.clear()
+
+    def _spawn(self, account: _Account, change: _Change) -> None:
+        account.changing = True
+        task = asyncio.get_running_loop().create_task(self._change(account, change))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _change(self, account: _Account, change: _Change) -> None:
+        """Run one change of an account's lease at a time, then serve whoever began to wait meanwhile."""
+        try:
+            await change(account)
+            while account.waiters:
+                await self._serve_waiters(account)
+        except Exception as error:
+            self._fail_waiters(account, error)
+        finally:
+            account.changing = False
+
+    def _fail_waiters(self, account: _Account, error: Exception) -> None:
+        if isinstance(error, StoreError):
+            _log.error("A lease of account %s could not be changed: %s", account.id, error)
+        else:
+            _log.exception("A lease of account %s could not be changed", account.id, exc_info=error)
+        refusal = ServiceUnavailable("The ledger's database does not answer.", retry_after_s=1)
+        for waiter in account.waiters:
+            if not waiter.granted.done():
+                waiter.granted.set_exception(refusal)
+        account.waiters = []
+
+    async def _serve_waiters(self, account: _Account) -> None:
+        """Get what all waiters need in one change; if the account cannot pay, serve those it can, in order."""
+        account.waiters = [waiter for waiter in account.waiters if not waiter.granted.done()]
+        want = sum(waiter.amount for waiter in account.waiters) - account.free
+        if want > 0 and not await self._grow(account, want):
+            await self._ration(account)
+            return
+        self._grant_in_order(account)
+
+    async def _ration(self, account: _Account) -> None:
+        balance = await self._store.balance(account.id)
+        payable = 0
+        if balance is not None:
+            payable = max(balance.available_nano_usd + balance.credit_limit_nano_usd, 0)
+        left = payable + account.free
+        fitting = 0
+        refused: list[_Waiter] = []
+        for waiter in account.waiters:
+            if waiter.amount <= left - fitting:
+                fitting += waiter.amount
+            else:
+                refused.append(waiter)
+        if fitting > account.free and not await self._grow(account, fitting - account.free):
+            return  # another core was faster: look again
+        for waiter in refused:
+            account.waiters.remove(waiter)
+            if not waiter.granted.done():
+                held = balance.held_nano_usd - account.free if balance is not None else 0
+                waiter.granted.set_exception(OutOfFunds(left - fitting, max(held, 0) + fitting))
+        self._grant_in_order(account)
+
+    def _grant_in_order(self, account: _Account) -> None:
+        while account.waiters:
+            waiter = account.waiters[0]
+            if not waiter.granted.done():
+                if account.free < waiter.amount or account.lease is None:
+                    return
+                waiter.granted.set_result(_take(account, waiter.amount))
+            account.waiters.pop(0)
+        account.used_s = self._clock()
+
+    async def _grow(self, account: _Account, want: int) -> bool:
+        """Move at least this much more into the account's lease; False when the account cannot pay."""
+        chunk = self._settings.chunk_nano_usd
+        if account.lease is None:
+            got = await self._acquire(account, want, chunk)
+        else:
+            try:
+                got = await self._store.extend(
+                    lease_id=account.lease.id, seq=account.lease.seq + 1, want_nano_usd=want, chunk_nano_usd=chunk
+                )
+            except Missing:
+                _lose(account)
+                got = await self._acquire(account, want, chunk)
+        if got is None:
+            return False
+        if account.lease is None:
+            account.lease = _OpenLease(got.id, got.granted_nano_usd, 0, got.seq)
+        account.lease.granted, account.lease.seq = got.granted_nano_usd, got.seq
+        return True
+
+    async def _acquire(self, account: _Account, want: int, chunk: int) -> Lease | None:
+        lease_id = self._new_lease_id()
+        self._changing.add(lease_id)
+        try:
+            return await self._store.acquire(
+                lease_id=lease_id,
+                account_id=account.id,
+                core_id=self._core_id,
+                want_nano_usd=want,
+                chunk_nano_usd=chunk,
+                ttl_s=self._settings.lease_ttl_s,
+            )
+        finally:
+            self._changing.discard(lease_id)
+
+    async def _give_back(self, account: _Account) -> None:
+        lease = account.lease
+        if lease is None or (amount := lease.free) <= 0:
+            return
+        lease.granted -= amount  # first, so that nobody takes a hold on it meanwhile
+        try:
+            got = await self._store.give_back(lease_id=lease.id, seq=lease.seq + 1, amount_nano_usd=amount)
+        except Missing:
+            _lose(account)
+        else:
+            lease.granted, lease.seq = got.granted_nano_usd, got.seq
+
+    async def _close(self, account: _Account) -> None:
+        lease = account.lease
+        if lease is None:
+            return
+        account.lease = None  # first, so that nobody takes a hold on it meanwhile
+        self._changing.add(lease.id)
+        try:
+            await self._store.close_lease(lease.id)
+        except StoreError:
+            account.lease = lease  # try again later; if it is closed after all, renewing will tell
+            raise
+        finally:
+            self._changing.discard(lease.id)
+
+
+def _take(account: _Account, amount_nano_usd: int) -> Hold:
+    lease = account.lease
+    assert lease is not None
+    lease.held += amount_nano_usd
+    return Hold(account.id, lease, amount_nano_usd)
+
+
+def _lose(account: _Account) -> None:
+    if account.lease is not None:
+        account.lease.lost = True
+        account.lease = None

@@ -1,0 +1,166 @@
+"""The ledger writer: settlements become ledger rows in batches, one transaction each.
+
+One task, never cancelled. A batch is whatever gathered while the previous one committed; it lingers only when
+much is in flight. A row leaves the queue after its commit, never before: an outcome that is unknown is tried
+again, and the store skips what it knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+
+from core.errors import ServiceUnavailable
+from storage.interfaces import CommitUnknown, LedgerStore, StoreError
+from storage.records import Settlement
+
+_log = logging.getLogger(__name__)
+
+MAX_BATCH = 256
+LINGER_ABOVE = 32
+LINGER_S = 0.002
+_FIRST_BACKOFF_S, _LAST_BACKOFF_S = 0.01, 1.0
+
+
+class SettlementFailed(ServiceUnavailable):
+    """The charge of an answer could not be committed in time; the caller is not charged for it."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Row:
+    """A settlement on its way. `attempted` while a commit of it runs, `doubtful` once one may have happened."""
+
+    settlement: Settlement
+    committed: asyncio.Future[None]
+    queued_s: float
+    attempted: bool = False
+    doubtful: bool = False
+
+
+class LedgerWriter:
+    """The queue of settlements and the task that commits them.
+
+    `observe_commit(rows, seconds)` is told of every commit. `voided(settlement)` is told when a charge is given
+    up before any commit of it could have happened: its row then stands at 0.
+    """
+
+    def __init__(
+        self,
+        store: LedgerStore,
+        *,
+        clock: Callable[[], float],
+        in_flight: Callable[[], int],
+        observe_commit: Callable[[int, float], None],
+        voided: Callable[[Settlement], None],
+        settle_timeout_s: float,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._in_flight = in_flight
+        self._observe_commit = observe_commit
+        self._voided = voided
+        self._settle_timeout_s = settle_timeout_s
+        self._queue: deque[_Row] = deque()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._failing_since_s: float | None = None
+
+    @property
+    def depth(self) -> int:
+        """Settlements that are not committed yet."""
+        return len(self._queue)
+
+    @property
+    def healthy(self) -> bool:
+        """False while commits have been failing for longer than an answer waits for one."""
+        return self._failing_since_s is None or self._clock() - self._failing_since_s < self._settle_timeout_s
+
+    def put(self, settlement: Settlement) -> asyncio.Future[None]:
+        """Queue a settlement; the future is done when it is committed, SettlementFailed when given up."""
+        committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Row(settlement, committed, self._clock()))
+        self._idle.clear()
+        self._wake.set()
+        return committed
+
+    async def drained(self) -> None:
+        """Wait until everything queued is committed."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Commit until the end of the process."""
+        while True:
+            await self._wake.wait()
+            if self._in_flight() > LINGER_ABOVE and len(self._queue) < MAX_BATCH:
+                await asyncio.sleep(LINGER_S)
+            batch = [self._queue[index] for index in range(min(MAX_BATCH, len(self._queue)))]
+            await self._commit(batch)
+            for _ in batch:
+                self._queue.popleft()
+            for row in batch:
+                _resolve(row.committed, None)
+            if not self._queue:
+                self._wake.clear()
+                self._idle.set()
+
+    async def _commit(self, batch: list[_Row]) -> None:
+        backoff_s = _FIRST_BACKOFF_S
+        while True:
+            started_s = self._clock()
+            for row in batch:
+                row.attempted = True
+            try:
+                await self._store.settle([row.settlement for row in batch])
+            except StoreError as error:
+                for row in batch:
+                    row.attempted = False
+                    row.doubtful = row.doubtful or isinstance(error, CommitUnknown)
+                self._failing_since_s = self._failing_since_s or started_s
+                _log.error("The ledger could not be written, trying again: %s", error)
+            except Exception:
+                self._failing_since_s = self._failing_since_s or started_s
+                _log.exception("The ledger could not be written, trying again")
+            else:
+                self._failing_since_s = None
+                self._observe_commit(len(batch), self._clock() - started_s)
+                return
+            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
+            backoff_s = min(backoff_s * 2, _LAST_BACKOFF_S)
+
+    def sweep(self) -> None:
+        """Give up on answers that have waited too long for their commit; called about once a second."""
+        due_s = self._clock() - self._settle_timeout_s
+        for row in self._queue:
+            if row.queued_s > due_s:
+                break
+            if row.committed.done():
+                continue
+            if not (row.attempted or row.doubtful) and row.settlement.amount_nano_usd:
+                self._void(row)
+            _resolve(row.committed, SettlementFailed("The charge could not be recorded in time.", retry_after_s=1))
+
+    def _void(self, row: _Row) -> None:
+        settlement = row.settlement
+        row.settlement = dataclasses.replace(
+            settlement,
+            amount_nano_usd=0,
+            shortfall_nano_usd=0,
+            status="internal_error",
+            error_reason=SettlementFailed.reason,
+        )
+        self._voided(settlement)
+
+
+def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+        future.exception()  # whoever waited may be gone: not an error to report
