@@ -1,0 +1,216 @@
+"""MeteringService: balances, top-ups, the ledger, usage."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from worldrouter.v1 import metering_pb2, metering_pb2_grpc, types_pb2
+
+from core.call import Role, current_call
+from core.errors import Conflict, InvalidRequest
+from core.ids import IdSource
+from core.money import NANO_USD_PER_USD, service_fee_nano_usd
+from core.paging import Number, Pager
+from core.services import Context, fields
+from storage.interfaces import AccountStore, IdempotencyConflict, LedgerStore
+from storage.records import LedgerEntry, LedgerKind, TopUp, UsageRecord
+
+MAX_TOP_UP_NANO_USD = 10_000_000 * NANO_USD_PER_USD
+"""Most credit that one payment adds: 10 million USD. Sums of hundreds of these still fit 64 bits."""
+
+_IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,128}")
+
+_LEDGER_KINDS: dict[LedgerKind, metering_pb2.LedgerKind] = {
+    "usage": metering_pb2.LEDGER_KIND_USAGE,
+    "topup": metering_pb2.LEDGER_KIND_TOPUP,
+    "fee": metering_pb2.LEDGER_KIND_FEE,
+    "refund": metering_pb2.LEDGER_KIND_REFUND,
+    "adjust": metering_pb2.LEDGER_KIND_ADJUST,
+}
+_STATUSES: dict[str, metering_pb2.CompletionStatus] = {
+    "complete": metering_pb2.COMPLETION_STATUS_COMPLETE,
+    "client_gone": metering_pb2.COMPLETION_STATUS_CLIENT_GONE,
+    "upstream_failed": metering_pb2.COMPLETION_STATUS_UPSTREAM_FAILED,
+    "timeout": metering_pb2.COMPLETION_STATUS_TIMEOUT,
+    "revoked": metering_pb2.COMPLETION_STATUS_REVOKED,
+    "shutdown": metering_pb2.COMPLETION_STATUS_SHUTDOWN,
+    "internal_error": metering_pb2.COMPLETION_STATUS_INTERNAL_ERROR,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TopUpRules:
+    """What a payment must be: the least credit it adds, in nanodollars, and the fee on top in basis points."""
+
+    minimum_nano_usd: int = 10 * NANO_USD_PER_USD
+    fee_basis_points: int = 500
+
+
+class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
+    """Money, for API keys that of their own account, for the operator that of all."""
+
+    def __init__(self, accounts: AccountStore, ledger: LedgerStore, ids: IdSource, *, top_up_rules: TopUpRules) -> None:
+        self._accounts = accounts
+        self._ledger = ledger
+        self._ids = ids
+        self._rules = top_up_rules
+
+    async def GetBalance(self, request: metering_pb2.GetBalanceRequest, context: Context) -> metering_pb2.Balance:
+        """Get what an account has."""
+        account_id = _account_id(request.account_id)
+        balance = fields.found(await self._accounts.balance(account_id), param="account_id", value=account_id)
+        return metering_pb2.Balance(
+            account_id=balance.account_id,
+            balance_nano_usd=balance.balance_nano_usd,
+            held_nano_usd=balance.held_nano_usd,
+            available_nano_usd=balance.available_nano_usd,
+            credit_limit_nano_usd=balance.credit_limit_nano_usd,
+        )
+
+    async def CreateTopUp(self, request: metering_pb2.CreateTopUpRequest, context: Context) -> metering_pb2.TopUp:
+        """Credit a payment, once per idempotency key."""
+        amount = self._amount_nano_usd(request)
+        if not _IDEMPOTENCY_KEY.fullmatch(request.idempotency_key):
+            raise InvalidRequest(
+                "idempotency_key must be 1 to 128 printable ASCII characters.", param="idempotency_key"
+            )
+        account_id = _account_id(request.account_id)
+        account = fields.found(await self._accounts.account(account_id), param="account_id", value=account_id)
+        if account.kind == "house":
+            raise InvalidRequest("House accounts take no payments.", param="account_id")
+        try:
+            top_up = await self._ledger.top_up(
+                payment_id="pay_" + self._ids.new(),
+                account_id=account_id,
+                amount_nano_usd=amount,
+                fee_nano_usd=service_fee_nano_usd(amount, self._rules.fee_basis_points),
+                idempotency_key=request.idempotency_key,
+                body_hash=hashlib.sha256(f"{account_id}\n{amount}".encode()).digest(),
+            )
+        except IdempotencyConflict as error:
+            raise Conflict(
+                "This idempotency key was used for another account or amount.", param="idempotency_key"
+            ) from error
+        return _top_up_message(top_up)
+
+    async def ListLedgerEntries(
+        self, request: metering_pb2.ListLedgerEntriesRequest, context: Context
+    ) -> metering_pb2.ListLedgerEntriesResponse:
+        """List what moved an account's balance, newest first."""
+        account_id = await self._existing_account_id(request.account_id)
+        scope = ["ListLedgerEntries", account_id]
+        pager = Pager(scope, tuple[Number], request.page_size, request.page_token)
+        before_id = pager.after[0] if pager.after else None
+        fetched = await self._ledger.ledger_entries(account_id, before_id=before_id, limit=pager.limit)
+        page = pager.page(fetched, lambda entry: (entry.id,))
+        return metering_pb2.ListLedgerEntriesResponse(
+            entries=map(_entry_message, page.items), next_page_token=page.next_page_token
+        )
+
+    async def ListUsageRecords(
+        self, request: metering_pb2.ListUsageRecordsRequest, context: Context
+    ) -> metering_pb2.ListUsageRecordsResponse:
+        """List an account's requests, newest first."""
+        account_id = await self._existing_account_id(request.account_id)
+        scope = ["ListUsageRecords", account_id]
+        pager = Pager(scope, tuple[Number], request.page_size, request.page_token)
+        before_id = pager.after[0] if pager.after else None
+        fetched = await self._ledger.usage_records(account_id, before_id=before_id, limit=pager.limit)
+        page = pager.page(fetched, lambda record: (record.entry_id,))
+        return metering_pb2.ListUsageRecordsResponse(
+            records=map(_usage_message, page.items), next_page_token=page.next_page_token
+        )
+
+    async def GetUsageRecord(
+        self, request: metering_pb2.GetUsageRecordRequest, context: Context
+    ) -> metering_pb2.UsageRecord:
+        """Get one request, if the caller may see it."""
+        request_id = fields.request_id(request.request_id, param="request_id")
+        record = await self._ledger.usage_record(request_id)
+        caller = current_call.get().caller
+        if record is None or not (caller.role is Role.OPERATOR or record.settlement.account_id == caller.account_id):
+            raise fields.not_found("request_id", request_id)
+        return _usage_message(record)
+
+    def _amount_nano_usd(self, request: metering_pb2.CreateTopUpRequest) -> int:
+        """The credit to add. Raises InvalidRequest outside the bounds."""
+        amount = request.amount_nano_usd
+        least, most = self._rules.minimum_nano_usd, MAX_TOP_UP_NANO_USD
+        if not least <= amount <= most:
+            raise InvalidRequest(f"amount_nano_usd must be {least} to {most}.", param="amount_nano_usd")
+        return amount
+
+    async def _existing_account_id(self, requested: str) -> str:
+        """The account to list. Raises NotFound when there is none, rather than an empty list."""
+        account_id = _account_id(requested)
+        fields.found(await self._accounts.account(account_id), param="account_id", value=account_id)
+        return account_id
+
+
+def _account_id(requested: str) -> str:
+    """The account a request is about: the caller's own unless it names one. Raises NotFound for somebody else's."""
+    caller = current_call.get().caller
+    if not requested:
+        return caller.account_id
+    account_id = fields.resource_id(requested, param="account_id")
+    if caller.role is not Role.OPERATOR and account_id != caller.account_id:
+        raise fields.not_found("account_id", account_id)
+    return account_id
+
+
+def _top_up_message(top_up: TopUp) -> metering_pb2.TopUp:
+    return metering_pb2.TopUp(
+        id=top_up.id,
+        account_id=top_up.account_id,
+        amount_nano_usd=top_up.amount_nano_usd,
+        fee_nano_usd=top_up.fee_nano_usd,
+        paid_nano_usd=top_up.amount_nano_usd + top_up.fee_nano_usd,
+        create_time=fields.timestamp(top_up.created_us),
+    )
+
+
+def _entry_message(entry: LedgerEntry) -> metering_pb2.LedgerEntry:
+    return metering_pb2.LedgerEntry(
+        id=entry.id,
+        ref=entry.ref,
+        kind=_LEDGER_KINDS[entry.kind],
+        debit_account_id=entry.debit_account_id,
+        credit_account_id=entry.credit_account_id,
+        amount_nano_usd=entry.amount_nano_usd,
+        shortfall_nano_usd=entry.shortfall_nano_usd,
+        note=entry.note,
+        create_time=fields.timestamp(entry.created_us),
+    )
+
+
+def _usage_message(record: UsageRecord) -> metering_pb2.UsageRecord:
+    settled = record.settlement
+    return metering_pb2.UsageRecord(
+        request_id=settled.request_id,
+        client_request_id=settled.client_request_id,
+        account_id=settled.account_id,
+        api_key_id=settled.key_id or "",
+        model_id=settled.model_id,
+        endpoint=settled.endpoint,
+        status=_STATUSES[settled.status],
+        finish_reason=settled.finish_reason,
+        error_reason=settled.error_reason,
+        usage=types_pb2.Usage(
+            prompt_token_count=settled.prompt_tokens,
+            completion_token_count=settled.completion_tokens,
+            total_token_count=settled.prompt_tokens + settled.completion_tokens,
+            cached_token_count=settled.cached_tokens,
+            reasoning_token_count=settled.reasoning_tokens,
+            cache_write_token_count=settled.cache_write_tokens,
+            estimated=settled.estimated,
+        ),
+        cost_nano_usd=settled.amount_nano_usd,
+        price_id=settled.price_id,
+        attempt_count=settled.attempts,
+        time_to_first_token_ms=settled.ttft_ms,
+        duration_ms=settled.duration_ms,
+        streamed=settled.streamed,
+        create_time=fields.timestamp(record.created_us),
+    )
