@@ -127,13 +127,21 @@ class ChunkRewriter:
         `estimate` stands in for the usage that the upstream did not report. UpstreamFailed when the stream was
         cut before every choice finished.
         """
-        if not self.finish_reasons or None in self.finish_reasons.values():
-            raise UpstreamFailed("The upstream ended the stream before the answer was complete.")
+        self.check_complete()
         if not self._include_usage:
             return self._held
         fields = self._usage_chunk if self._usage_chunk is not None else _BARE_CHUNK
         raw = self._usage_raw if self._usage_raw is not None else Raw(usage_json(estimate))
         return [*self._held, _encoder.encode(self._ours(fields) | {"usage": raw})]
+
+    def check_complete(self) -> None:
+        """UpstreamFailed unless every choice has finished: a finish is never made up."""
+        if not self.finish_reasons or None in self.finish_reasons.values():
+            raise UpstreamFailed("The upstream ended the stream before the answer was complete.")
+
+    def reasons(self) -> tuple[str, ...]:
+        """The finish reasons so far, by choice index."""
+        return tuple(reason or "" for _, reason in sorted(self.finish_reasons.items()))
 
     def _note_usage(self, raw: Raw) -> None:
         counted = parse_usage(raw)

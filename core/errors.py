@@ -17,7 +17,8 @@ WorldRouterError
 └── ours, or of those behind us
     ├── ServiceUnavailable
     ├── UpstreamFailed
-    │   └── UpstreamTimeout
+    │   ├── UpstreamTimeout
+    │   └── UpstreamRefused
     └── InternalError
 """
 
@@ -181,6 +182,10 @@ class UpstreamTimeout(UpstreamFailed):
 
     reason = "UPSTREAM_TIMEOUT"
     code = "upstream_timeout"
+
+
+class UpstreamRefused(UpstreamFailed):
+    """The upstream refused our credential or does not know our model: another try changes nothing."""
 
 
 class InternalError(WorldRouterError):

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from core.errors import ServiceUnavailable
+from core.meter import Receipt
 from storage.interfaces import CommitUnknown, LedgerStore, StoreError
 from storage.records import Settlement
 
@@ -35,6 +36,7 @@ class _Row:
     """A settlement on its way. `attempted` while a commit of it runs, `doubtful` once one may have happened."""
 
     settlement: Settlement
+    receipt: Receipt
     committed: asyncio.Future[None]
     queued_s: float
     attempted: bool = False
@@ -44,8 +46,7 @@ class _Row:
 class LedgerWriter:
     """The queue of settlements and the task that commits them.
 
-    `observe_commit(rows, seconds)` is told of every commit. `voided(settlement)` is told when a charge is given
-    up before any commit of it could have happened: its row then stands at 0.
+    `observe_commit(rows, seconds)` is told of every commit.
     """
 
     def __init__(
@@ -55,14 +56,12 @@ class LedgerWriter:
         clock: Callable[[], float],
         in_flight: Callable[[], int],
         observe_commit: Callable[[int, float], None],
-        voided: Callable[[Settlement], None],
         settle_timeout_s: float,
     ) -> None:
         self._store = store
         self._clock = clock
         self._in_flight = in_flight
         self._observe_commit = observe_commit
-        self._voided = voided
         self._settle_timeout_s = settle_timeout_s
         self._queue: deque[_Row] = deque()
         self._wake = asyncio.Event()
@@ -80,10 +79,10 @@ class LedgerWriter:
         """False while commits have been failing for longer than an answer waits for one."""
         return self._failing_since_s is None or self._clock() - self._failing_since_s < self._settle_timeout_s
 
-    def put(self, settlement: Settlement) -> asyncio.Future[None]:
+    def put(self, settlement: Settlement, receipt: Receipt) -> asyncio.Future[None]:
         """Queue a settlement; the future is done when it is committed, SettlementFailed when given up."""
         committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Row(settlement, committed, self._clock()))
+        self._queue.append(_Row(settlement, receipt, committed, self._clock()))
         self._idle.clear()
         self._wake.set()
         return committed
@@ -103,6 +102,7 @@ class LedgerWriter:
             for _ in batch:
                 self._queue.popleft()
             for row in batch:
+                row.receipt.on_commit()
                 _resolve(row.committed, None)
             if not self._queue:
                 self._wake.clear()
@@ -145,15 +145,14 @@ class LedgerWriter:
             _resolve(row.committed, SettlementFailed("The charge could not be recorded in time.", retry_after_s=1))
 
     def _void(self, row: _Row) -> None:
-        settlement = row.settlement
+        row.receipt.on_void()
         row.settlement = dataclasses.replace(
-            settlement,
+            row.settlement,
             amount_nano_usd=0,
             shortfall_nano_usd=0,
             status="internal_error",
             error_reason=SettlementFailed.reason,
         )
-        self._voided(settlement)
 
 
 def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:

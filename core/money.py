@@ -49,3 +49,10 @@ def affordable_output_tokens(price: Price, *, nano_usd: int, input_tokens: int) 
 def service_fee_nano_usd(amount_nano_usd: int, fee_basis_points: int) -> int:
     """The fee on a top-up, rounded up."""
     return -(-amount_nano_usd * fee_basis_points // 10_000)
+
+
+def usd_text(nano_usd: int) -> str:
+    """For people: USD with 6 decimals, rounded up in size so that a cost is never shown as nothing."""
+    micro_usd = -(-abs(nano_usd) // 1_000)
+    sign = "-" if nano_usd < 0 else ""
+    return f"{sign}{micro_usd // 1_000_000}.{micro_usd % 1_000_000:06d}"

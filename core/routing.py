@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.catalog import Endpoint, Model
-from core.errors import RateLimited, UpstreamFailed, WorldRouterError
+from core.errors import RateLimited, ServiceUnavailable, UpstreamFailed, UpstreamRefused, WorldRouterError
 
 MAX_ATTEMPTS = 3
 
@@ -14,5 +14,6 @@ def plan(model: Model) -> tuple[Endpoint, ...]:
 
 
 def may_fail_over(error: WorldRouterError) -> bool:
-    """Whether another endpoint may do better: trouble of the upstream, not of the request."""
-    return isinstance(error, UpstreamFailed | RateLimited)
+    """Whether another endpoint may do better: passing trouble of the upstream, not of the request or of our setup."""
+    passing = isinstance(error, UpstreamFailed | RateLimited | ServiceUnavailable)
+    return passing and not isinstance(error, UpstreamRefused)

@@ -1,0 +1,64 @@
+"""One JSON line per request: who, what, how it ended, what it cost. Never a prompt, never a secret."""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+import msgspec
+
+
+class AccessRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A finished chat request. Costs in nanodollars, times in milliseconds; empty where it never got so far."""
+
+    time: float
+    request_id: str
+    method: str
+    status: str
+    model: str = ""
+    endpoint: str = ""
+    provider: str = ""
+    account_id: str = ""
+    key_id: str = ""
+    client_request_id: str = ""
+    error_reason: str = ""
+    finish_reason: str = ""
+    stream: bool = False
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    estimated: bool = False
+    cost_nano_usd: int = 0
+    shortfall_nano_usd: int = 0
+    attempts: int = 0
+    ttft_ms: int | None = None
+    duration_ms: int = 0
+    overhead_ms: float = 0.0
+
+
+class AccessLog:
+    """Writes the lines: JSON for machines, a short readable form for a terminal."""
+
+    def __init__(self, out: TextIO, *, readable: bool) -> None:
+        self._out = out
+        self._encode = msgspec.json.Encoder().encode
+        self._line = self._text if readable else self._json
+
+    def write(self, record: AccessRecord) -> None:
+        """Write one line; a full disk or a closed pipe must not fail the request."""
+        try:
+            self._out.write(self._line(record) + "\n")
+            self._out.flush()
+        except OSError:
+            pass
+
+    def _json(self, record: AccessRecord) -> str:
+        return self._encode(record).decode()
+
+    @staticmethod
+    def _text(record: AccessRecord) -> str:
+        how = record.error_reason or record.finish_reason
+        return (
+            f"{record.request_id} {record.method} {record.model or '-'} {record.status} {how} "
+            f"tokens={record.prompt_tokens}+{record.completion_tokens} cost_nano_usd={record.cost_nano_usd} "
+            f"ttft_ms={record.ttft_ms} duration_ms={record.duration_ms} overhead_ms={record.overhead_ms:.1f}"
+        )

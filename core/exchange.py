@@ -1,0 +1,323 @@
+"""One chat request from its body to its answer: admitted, held, sent on, rewritten, settled.
+
+An exchange is driven by an RPC handler. All its waiting happens in `admit`, `complete`, `start`, `read` and
+`finish`; `close` never waits, so that a handler's `finally` ends the exchange whatever happened to the caller.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from core.access_log import AccessRecord
+from core.answers import Answer, read_answer
+from core.call import Call, Role
+from core.catalog import Endpoint, Model
+from core.chunks import ChunkRewriter
+from core.dispatch import Dispatch
+from core.envelope import Envelope, read_envelope
+from core.errors import (
+    InvalidRequest,
+    UpstreamFailed,
+    UpstreamTimeout,
+    WorldRouterError,
+)
+from core.meter import Meter, Outcome, Status
+from core.sse import EventTooLong, SseDecoder
+from core.usage import NO_TOKENS, TokenCounts
+
+if TYPE_CHECKING:
+    from core.pipeline import Pipeline
+
+MAX_ANSWER_BYTES = 64 << 20
+
+
+class Exchange:
+    """One chat request. `id`, `model`, `dispatch` and `created_s` say who answers, `tokens` what it came to."""
+
+    def __init__(self, pipeline: Pipeline, call: Call, body: bytes, *, stream: bool) -> None:
+        self._pipeline = pipeline
+        self._stream = stream
+        self._body = body
+        self._received_s = pipeline.clock()
+        self._closed = False
+        self._cut: tuple[Status, WorldRouterError] | None = None
+        self._first_token_s: float | None = None
+        self._lowered: int | None = None
+        self._meter: Meter | None = None
+        self._answer: Answer | None = None
+        self._sse = SseDecoder()
+        self._rewriter: ChunkRewriter | None = None
+        self._envelope: Envelope | None = None
+        self.call = call
+        self.id = f"chatcmpl-{call.request_id}"
+        self.created_s = int(pipeline.wall_clock())
+        self.model: Model | None = None
+        self.dispatch: Dispatch | None = None
+        self.tokens = NO_TOKENS
+        self.finish_reasons: tuple[str, ...] = ()
+
+    # Admission
+
+    async def admit(self) -> None:
+        """Validate the request and hold its money; nothing has been sent to an upstream yet."""
+        pipeline = self._pipeline
+        pipeline.admission.refuse_if_closed()
+        envelope = self._envelope = read_envelope(self._body)
+        self._body = b""
+        if envelope.stream and not self._stream:
+            raise InvalidRequest("stream: true needs the streaming RPC.", param="stream")
+        model = self.model = pipeline.catalog.require(envelope.model, see_hidden=self.call.caller.role is Role.OPERATOR)
+        if self._stream and not model.streaming:
+            raise InvalidRequest(f"The model {model.id!r} cannot stream.", param="stream")
+        reserved = await pipeline.admission.reserve(self.call.caller.account_id, envelope, model)
+        self._lowered = reserved.lowered
+        self._meter = Meter(
+            call=self.call,
+            model=model,
+            streamed=self._stream,
+            hold=reserved.hold,
+            estimate=reserved.estimate,
+            escrow=pipeline.escrow,
+            queue=pipeline.ledger,
+            core_id=pipeline.core_id,
+        )
+        self.dispatch = Dispatch(
+            model,
+            pipeline.providers,
+            pipeline.limits,
+            pipeline.clock,
+            stream=self._stream,
+            body_for=self._upstream_body,
+        )
+        if self._cut is not None:
+            raise self._cut[1]
+
+    def _upstream_body(self, endpoint: Endpoint) -> bytes:
+        assert self._envelope is not None
+        limit = None
+        if self._lowered is not None:
+            limit = (self._pipeline.limit_fields[endpoint.provider], self._lowered)
+        return self._envelope.upstream_body(model=endpoint.upstream_model, stream=self._stream, limit=limit)
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Initial metadata of the answer, sent just before the upstream is called."""
+        found = [("x-request-id", self.call.request_id)]
+        if self._envelope is not None and self._envelope.ignored:
+            found.append(("x-worldrouter-ignored", ",".join(self._envelope.ignored)))
+        if self._lowered is not None:
+            found.append(("x-worldrouter-max-tokens", str(self._lowered)))
+        return tuple(found)
+
+    # A whole answer
+
+    async def complete(self) -> bytes:
+        """Call the upstream and return its whole answer, charged."""
+        dispatch, model = self._admitted()
+        answer = self._answer = await dispatch.first(self._read_whole)
+        self.finish_reasons = answer.finish_reasons
+        self.tokens = answer.usage or self._estimated(answer.text_bytes)
+        await self._settle("complete")
+        return answer.body(completion_id=self.id, model=model.id, created_s=self.created_s, estimate=self.tokens)
+
+    async def _read_whole(self) -> Answer:
+        dispatch, _ = self._admitted()
+        pieces: list[bytes] = []
+        size = 0
+        while piece := await dispatch.read():
+            pieces.append(piece)
+            size += len(piece)
+            if size > MAX_ANSWER_BYTES:
+                raise UpstreamFailed("The upstream's answer is too large.")
+        answer = read_answer(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        self._first_token_s = self._pipeline.clock()
+        return answer
+
+    # A streamed answer
+
+    async def start(self) -> list[bytes]:
+        """Call the upstream and return its first chunks, at least one unless the answer is complete at once."""
+        dispatch, _ = self._admitted()
+        chunks = await dispatch.first(self._first_chunks)
+        self._first_token_s = self._pipeline.clock()
+        return chunks
+
+    async def _first_chunks(self) -> list[bytes]:
+        assert self._envelope is not None
+        assert self.model is not None
+        self._sse = SseDecoder()
+        self._rewriter = ChunkRewriter(
+            completion_id=self.id,
+            model=self.model.id,
+            created_s=self.created_s,
+            include_usage=self._envelope.include_usage,
+        )
+        chunks = await self._read_chunks(self._rewriter, first=True)
+        if not chunks:
+            self._rewriter.check_complete()
+        return chunks
+
+    async def read(self) -> list[bytes]:
+        """The chunks of the next read that has any; none when `finish` is due."""
+        assert self._rewriter is not None
+        return await self._read_chunks(self._rewriter, first=False)
+
+    async def _read_chunks(self, rewriter: ChunkRewriter, *, first: bool) -> list[bytes]:
+        dispatch, _ = self._admitted()
+        chunks: list[bytes] = []
+        while not chunks and not rewriter.done:
+            data = await dispatch.read(first=first)
+            try:
+                events = self._sse.feed(data) if data else self._sse.finish()
+            except EventTooLong:
+                raise UpstreamFailed("The upstream sent an event that is too long.") from None
+            for event in events:
+                rewriter.push(event, chunks)
+            if not data:
+                break
+        return chunks
+
+    async def finish(self) -> list[bytes]:
+        """The last chunks of a complete stream, after its charge is committed."""
+        rewriter = self._rewriter
+        assert rewriter is not None
+        self.tokens = rewriter.usage or self._estimated(rewriter.text_bytes)
+        last = rewriter.finish(self.tokens)
+        self.finish_reasons = rewriter.reasons()
+        await self._settle("complete")
+        return last
+
+    # The end
+
+    def cut(self, status: Status, error: WorldRouterError) -> None:
+        """End the exchange from outside: the handler's pending or next wait raises this."""
+        self._cut = self._cut or (status, error)
+        if self.dispatch is not None:
+            self.dispatch.fail(error)
+
+    def close(self, error: BaseException | None, *, client_gone: bool) -> None:
+        """The handler is done. Releases the upstream, settles what was produced, writes the log line. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        if self.dispatch is not None:
+            self.dispatch.close()
+        if self._meter is not None and self._meter.committed is None:
+            status = self._status_of(error, client_gone=client_gone)
+            self.tokens = self._produced(status)
+            self._meter.finish(self._outcome(status, error))
+        self._pipeline.closed(self, self._record(error, client_gone=client_gone))
+
+    async def _settle(self, status: Status) -> None:
+        dispatch, model = self._admitted()
+        dispatch.close()
+        assert self._meter is not None
+        committed = self._meter.finish(self._outcome(status, None))
+        if not self.tokens.estimated and self._envelope is not None:
+            self._pipeline.ratios.of(model.id).learn(
+                text_bytes=0 if self._envelope.media else self._envelope.text_bytes,
+                output_bytes=self._produced_bytes(),
+                tokens=self.tokens,
+            )
+        await committed
+
+    def _admitted(self) -> tuple[Dispatch, Model]:
+        assert self.dispatch is not None
+        assert self.model is not None
+        return self.dispatch, self.model
+
+    def _status_of(self, error: BaseException | None, *, client_gone: bool) -> Status:
+        if self._cut is not None:
+            return self._cut[0]
+        if client_gone:
+            return "client_gone"
+        if isinstance(error, UpstreamTimeout):
+            return "timeout"
+        return "upstream_failed" if isinstance(error, WorldRouterError) else "internal_error"
+
+    def _produced_bytes(self) -> int:
+        if self._answer is not None:
+            return self._answer.text_bytes
+        return self._rewriter.text_bytes if self._rewriter is not None else 0
+
+    def _produced(self, status: Status) -> TokenCounts:
+        """What an answer that was not completed is charged: nothing before the upstream took the request.
+
+        A failure of the upstream before its first token is free; a caller that goes away pays for the input.
+        """
+        if self.dispatch is None or self.dispatch.attempts == 0:
+            return NO_TOKENS
+        if self._first_token_s is None and status not in ("client_gone", "revoked", "shutdown"):
+            return NO_TOKENS
+        reported = self._rewriter.usage if self._rewriter is not None else None
+        return reported or self._estimated(self._produced_bytes())
+
+    def _estimated(self, output_bytes: int) -> TokenCounts:
+        assert self.model is not None
+        assert self._envelope is not None
+        ratio = self._pipeline.ratios.of(self.model.id)
+        prompt = int(self._envelope.text_bytes / ratio.mean_input) + 1
+        completion = -int(-output_bytes // ratio.mean_output)
+        return TokenCounts(prompt=prompt, completion=completion, total=prompt + completion, estimated=True)
+
+    def _outcome(self, status: Status, error: BaseException | None) -> Outcome:
+        dispatch, _ = self._admitted()
+        return Outcome(
+            status=status,
+            tokens=self.tokens,
+            endpoint=dispatch.endpoint.name if dispatch.endpoint is not None else "",
+            attempts=dispatch.attempts,
+            ttft_ms=self._ttft_ms(),
+            duration_ms=self._elapsed_ms(),
+            finish_reason=self.finish_reasons[0] if self.finish_reasons else "",
+            error_reason=error.reason if isinstance(error, WorldRouterError) else "",
+        )
+
+    def _ttft_ms(self) -> int | None:
+        return None if self._first_token_s is None else int((self._first_token_s - self._received_s) * 1_000)
+
+    def _elapsed_ms(self) -> int:
+        return int((self._pipeline.clock() - self._received_s) * 1_000)
+
+    @property
+    def cost_nano_usd(self) -> int:
+        """The charge, 0 before it is known."""
+        settlement = self._meter.settlement if self._meter is not None else None
+        return settlement.amount_nano_usd if settlement is not None else 0
+
+    def overhead_us(self) -> int:
+        """Time spent in this core rather than in an upstream until now, in microseconds."""
+        waited_s = self.dispatch.waited_s if self.dispatch is not None else 0.0
+        return int((self._pipeline.clock() - self._received_s - waited_s) * 1_000_000)
+
+    def _record(self, error: BaseException | None, *, client_gone: bool) -> AccessRecord:
+        dispatch, settlement = self.dispatch, self._meter.settlement if self._meter is not None else None
+        if settlement is not None and error is None:
+            status = settlement.status
+        else:
+            status = self._status_of(error, client_gone=client_gone) if self._meter is not None else "refused"
+        endpoint = dispatch.endpoint if dispatch is not None else None
+        return AccessRecord(
+            time=self._pipeline.wall_clock(),
+            request_id=self.call.request_id,
+            method="chat",
+            status=status,
+            model=self.model.id if self.model is not None else "",
+            endpoint=endpoint.name if endpoint is not None else "",
+            provider=endpoint.provider if endpoint is not None else "",
+            account_id=self.call.caller.account_id,
+            key_id=self.call.caller.key_id or "",
+            client_request_id=self.call.client_request_id,
+            error_reason=error.reason if isinstance(error, WorldRouterError) else "",
+            finish_reason=self.finish_reasons[0] if self.finish_reasons else "",
+            stream=self._stream,
+            prompt_tokens=self.tokens.prompt,
+            cached_tokens=self.tokens.cached,
+            completion_tokens=self.tokens.completion,
+            estimated=self.tokens.estimated,
+            cost_nano_usd=settlement.amount_nano_usd if settlement is not None else 0,
+            shortfall_nano_usd=settlement.shortfall_nano_usd if settlement is not None else 0,
+            attempts=dispatch.attempts if dispatch is not None else 0,
+            ttft_ms=self._ttft_ms(),
+            duration_ms=self._elapsed_ms(),
+            overhead_ms=self.overhead_us() / 1_000,
+        )
