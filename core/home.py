@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -100,7 +100,7 @@ class Home:
     def write_ready(self, ready: Ready) -> None:
         """Write `ready.json` whole or not at all: beside it, then renamed into place. Raises OSError."""
         unfinished = self.ready.with_name(f"ready.json.{ready.pid}")
-        unfinished.write_bytes(msgspec.json.encode(asdict(ready)) + b"\n")
+        unfinished.write_bytes(msgspec.json.encode(ready) + b"\n")
         os.replace(unfinished, self.ready)
 
     def remove_ready(self) -> None:

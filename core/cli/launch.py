@@ -1,0 +1,162 @@
+"""`worldrouter serve`, `core`, `edge` and `migrate`: what runs the router, rather than asks it.
+
+Here alone imports stand inside functions: the servers' modules (asyncio, uvloop, aiohttp, SQLAlchemy) are not
+wanted by the commands that are mere clients, and would double the time until those print something.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from core.cli.options import AnyFunction, Decorator, home_option
+from core.cli.output import one_line
+from core.cli.session import Session
+from core.home import Home
+
+PORT = click.IntRange(0, 65535)
+
+
+def _port_option(name: str, default: str, what: str) -> Decorator:
+    return click.option(name, type=PORT, metavar="PORT", help=f"Port of {what}.  [default: {default}]")
+
+
+def _config_option(command: AnyFunction) -> AnyFunction:
+    file = click.Path(path_type=Path, exists=True, dir_okay=False)
+    return click.option("--config", type=file, metavar="FILE", help="Configuration file, worldrouter.toml.")(command)
+
+
+host_option: Decorator = click.option("--host", metavar="ADDRESS", help="Address to listen at.  [default: 127.0.0.1]")
+http_port_option = _port_option("--http-port", "8080; 0 picks a free one", "the HTTP API")
+grpc_port_option = _port_option("--grpc-port", "50051; 0 picks a free one", "the gRPC API")
+admin_port_option = _port_option("--admin-port", "a free one", "/metrics")
+
+
+@click.command()
+@host_option
+@http_port_option
+@grpc_port_option
+@admin_port_option
+@_config_option
+@home_option()
+@click.pass_obj
+def serve(
+    session: Session,
+    host: str | None,
+    http_port: int | None,
+    grpc_port: int | None,
+    admin_port: int | None,
+    config: Path | None,
+) -> None:
+    """Run the whole router: edge, core, database and a model.
+
+    The edge speaks HTTP, the core gRPC; the model is a small one that runs on this machine. What is needed is
+    made in the state folder at the first start; ready.json stands there while the router serves, which is
+    until Ctrl-C or SIGTERM. Without a configuration it serves the embedded model, and the models of the
+    providers whose keys are in the environment (OPENAI_API_KEY, ANTHROPIC_API_KEY, GEMINI_API_KEY).
+
+    \b
+    Examples:
+      worldrouter serve
+      worldrouter serve --http-port 0 --grpc-port 0
+      worldrouter serve --config worldrouter.toml --home /var/lib/worldrouter
+    """
+    # Lazily, see above.
+    from core.serve import run
+
+    ports = {"http_port": http_port, "grpc_port": grpc_port, "admin_port": admin_port}
+    _launch(run, config, session.home, {"host": host, **ports})
+
+
+@click.command()
+@host_option
+@grpc_port_option
+@admin_port_option
+@_config_option
+@home_option()
+@click.pass_obj
+def core(
+    session: Session, host: str | None, grpc_port: int | None, admin_port: int | None, config: Path | None
+) -> None:
+    """Run a gRPC core alone; edges and services reach it over gRPC.
+
+    \b
+    Examples:
+      worldrouter core --config worldrouter.toml
+      worldrouter core --config worldrouter.toml --host 10.0.0.5 --grpc-port 50051
+    """
+    # Lazily, see above.
+    from core.server import run
+
+    _launch(run, config, session.home, {"host": host, "grpc_port": grpc_port, "admin_port": admin_port})
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def edge(session: Session, arguments: tuple[str, ...]) -> None:
+    """Run an HTTP edge alone; it knows the core only by its address.
+
+    All arguments are those of `python -m edge`, which this becomes.
+    """
+    # A process of its own program: only `serve` may see both edge and core. -P: the current folder is none of
+    # its business.
+    session.become(sys.executable, [sys.executable, "-P", "-m", "edge", *arguments])
+
+
+@click.command()
+@click.option(
+    "--database-url",
+    metavar="URL",
+    envvar="WORLDROUTER_DATABASE_URL",
+    show_envvar=True,
+    help="Database, sqlite+aiosqlite:///PATH or postgresql+asyncpg://USER@HOST/NAME.  "
+    "[default: worldrouter.db in the home]",
+)
+@home_option()
+@click.pass_obj
+def migrate(session: Session, database_url: str | None) -> None:
+    """Bring the database to the schema of this version.
+
+    In one transaction; nothing happens when it is there already. `serve` does it by itself for its SQLite
+    database.
+
+    \b
+    Examples:
+      worldrouter migrate
+      worldrouter migrate --database-url postgresql+asyncpg://worldrouter@db.internal/worldrouter
+    """
+    # Lazily, see above.
+    import asyncio
+
+    from storage.interfaces import StoreError
+    from storage.migrate import migrate as upgrade
+
+    if database_url is None:
+        _create(session.home)
+    url = database_url or f"sqlite+aiosqlite:///{session.home.database}"
+    try:
+        asyncio.run(upgrade(url))
+    except StoreError as error:
+        raise click.ClickException(one_line(str(error))) from error
+    click.echo("The database has the schema of this version.")
+
+
+Run = Callable[[Path | None, Home, dict[str, object]], int]
+
+
+def _launch(run: Run, config: Path | None, home: Home, given: dict[str, object]) -> None:
+    """Make the state folder, run until the end, and leave with the exit status."""
+    _create(home)
+    overrides = {name: value for name, value in given.items() if value is not None}
+    raise click.exceptions.Exit(run(config, home, overrides))
+
+
+def _create(home: Home) -> None:
+    try:
+        home.create()
+    except OSError as error:
+        raise click.ClickException(f"cannot make the state folder {home.path}: {error.strerror}") from error
