@@ -207,7 +207,7 @@ def _scalar_reader(field: FieldDescriptor) -> _Read:
     name = field.name
     if name.endswith("_json"):
         return lambda message, value: setattr(message, name, bytes(value).decode())
-    if field.cpp_type == FieldDescriptor.CPPTYPE_STRING and field.type == FieldDescriptor.TYPE_BYTES:
+    if field.type == FieldDescriptor.TYPE_BYTES:
         return lambda message, value: setattr(message, name, bytes(msgspec.json.decode(value, type=list[int])))
     kind = _SCALARS[field.cpp_type]
     if field.is_repeated:
