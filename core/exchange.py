@@ -1,12 +1,12 @@
 """One chat request from its body to its answer: admitted, held, sent on, rewritten, settled.
 
 An exchange is driven by an RPC handler. All its waiting happens in `admit`, `complete`, `start`, `read` and
-`finish`; `close` never waits, so that a handler's `finally` ends the exchange whatever happened to the caller.
+`finish`; leaving its `with` block never waits, so that it ends in good order whatever happened to the caller.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from core.access_log import AccessRecord
 from core.answers import Answer, read_answer
@@ -39,7 +39,6 @@ class Exchange:
         self._stream = stream
         self._body = body
         self._received_s = pipeline.clock()
-        self._closed = False
         self._cut: tuple[Status, WorldRouterError] | None = None
         self._first_token_s: float | None = None
         self._lowered: int | None = None
@@ -194,11 +193,12 @@ class Exchange:
         if self.dispatch is not None:
             self.dispatch.fail(error)
 
-    def close(self, error: BaseException | None, *, client_gone: bool) -> None:
-        """The handler is done. Releases the upstream, settles what was produced, writes the log line. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """The handler is done: release the upstream, settle what was produced, write the log line."""
+        client_gone = isinstance(error, self._pipeline.client_gone)
         if self.dispatch is not None:
             self.dispatch.close()
         if self._meter is not None and self._meter.committed is None:

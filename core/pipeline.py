@@ -25,6 +25,7 @@ class Pipeline:
     """Opens exchanges, watches over their time limits, and ends them at shutdown or when a key is revoked.
 
     `limit_fields` names, by provider, the field of an output limit. `observe` is told of every finished request.
+    `client_gone` are the exceptions that reach a handler whose caller went away.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Pipeline:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         observe: Callable[[AccessRecord], None],
+        client_gone: tuple[type[BaseException], ...],
     ) -> None:
         self.catalog = catalog
         self.providers = providers
@@ -54,6 +56,7 @@ class Pipeline:
         self.core_id = core_id
         self.clock = clock
         self.wall_clock = wall_clock
+        self.client_gone = client_gone
         self._observe = observe
         self._running: set[Exchange] = set()
         self._empty = asyncio.Event()
@@ -65,7 +68,7 @@ class Pipeline:
         return len(self._running)
 
     def open(self, call: Call, body: bytes, *, stream: bool) -> Exchange:
-        """Begin a request; its `close` must follow."""
+        """Begin a request; what follows is its `with` block."""
         exchange = Exchange(self, call, body, stream=stream)
         self._running.add(exchange)
         self._empty.clear()
@@ -94,12 +97,18 @@ class Pipeline:
             if exchange.call.caller.key_id == key_id:
                 exchange.cut("revoked", InvalidApiKey("The API key was revoked."))
 
-    async def drain(self, timeout_s: float) -> None:
-        """Admit nothing more and wait for what runs; cut the rest after the timeout."""
+    async def drain(self, left_s: Callable[[], float], *, last_words_s: float) -> None:
+        """Admit nothing more and wait for what runs while time is left; then cut the rest, and wait for that."""
         self.admission.close()
+        while self._running and left_s() > 0:
+            await self._until_empty(min(left_s(), SWEEP_S))
+        for exchange in tuple(self._running):
+            exchange.cut("shutdown", ServiceUnavailable("WorldRouter is shutting down.", retry_after_s=1))
+        await self._until_empty(last_words_s)
+
+    async def _until_empty(self, timeout_s: float) -> None:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._empty.wait()
         except TimeoutError:
-            for exchange in tuple(self._running):
-                exchange.cut("shutdown", ServiceUnavailable("WorldRouter is shutting down.", retry_after_s=1))
+            pass

@@ -1,0 +1,85 @@
+"""From settings to what the pipeline runs on: catalog and providers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from core.catalog import Catalog, Endpoint, Model, price_of
+from core.providers.base import Provider
+from core.providers.http import HttpClient, HttpLimits
+from core.providers.openai import OpenAIProvider
+from core.providers.script import Script
+from core.providers.scripted import ScriptedProvider
+from core.settings import BadSettings, ModelSettings, ProviderSettings, Settings, secret
+
+
+def catalog(settings: Settings) -> Catalog:
+    """The models. BadSettings for one that is configured twice, or names no provider that there is."""
+    try:
+        return Catalog.of(_model(model, settings.providers) for model in settings.models)
+    except ValueError as error:
+        raise BadSettings(str(error)) from None
+
+
+def http_client(settings: Settings) -> HttpClient:
+    """The connections to all HTTP upstreams."""
+    return HttpClient(HttpLimits(connect_timeout_s=settings.timeouts.connect_s))
+
+
+def providers(settings: Settings, client: HttpClient, environment: Mapping[str, str]) -> dict[str, Provider]:
+    """The providers by name. BadSettings for a bad URL or a secret that is not there."""
+    return {name: _provider(name, each, client, environment) for name, each in settings.providers.items()}
+
+
+def _provider(name: str, settings: ProviderSettings, client: HttpClient, environment: Mapping[str, str]) -> Provider:
+    try:
+        if settings.kind == "scripted":
+            return ScriptedProvider(msgspec.convert(settings.script, Script))
+        api_key = secret(settings.api_key, environment)
+        return OpenAIProvider(settings.base_url, api_key, client, settings.headers)
+    except (BadSettings, ValueError, msgspec.ValidationError) as error:
+        raise BadSettings(f"providers.{name}: {error}") from None
+
+
+def _model(settings: ModelSettings, known: Mapping[str, ProviderSettings]) -> Model:
+    price = settings.price
+    if min(price.input, price.output, price.cache_read or 0, price.cache_write or 0) < 0:
+        raise BadSettings(f"model {settings.id!r}: a price is 0 or more")
+    if settings.max_output_tokens < 1:
+        raise BadSettings(f"model {settings.id!r}: max_output_tokens is 1 or more")
+    return Model(
+        id=settings.id,
+        display_name=settings.display_name or settings.id,
+        owned_by=settings.owned_by,
+        created_s=settings.created,
+        max_output_tokens=settings.max_output_tokens,
+        context_tokens=settings.context_tokens,
+        price=price_of(
+            settings.id,
+            input_pico_usd=price.input,
+            output_pico_usd=price.output,
+            cache_read_pico_usd=price.input if price.cache_read is None else price.cache_read,
+            cache_write_pico_usd=price.input if price.cache_write is None else price.cache_write,
+        ),
+        public=settings.public,
+        streaming=settings.streaming,
+        max_image_tokens=settings.max_image_tokens,
+        first_token_timeout_s=settings.first_token_timeout_s,
+        endpoints=tuple(_endpoints(settings, known)),
+    )
+
+
+def _endpoints(settings: ModelSettings, known: Mapping[str, ProviderSettings]) -> Iterable[Endpoint]:
+    names: set[str] = set()
+    for endpoint in settings.endpoints:
+        name = endpoint.name or endpoint.provider
+        if endpoint.provider not in known:
+            raise BadSettings(f"model {settings.id!r}: there is no provider {endpoint.provider!r}")
+        if name in names:
+            raise BadSettings(f"model {settings.id!r}: two endpoints are named {name!r}")
+        names.add(name)
+        yield Endpoint(name, endpoint.provider, endpoint.model)
+    if not names:
+        raise BadSettings(f"model {settings.id!r} has no endpoint")

@@ -1,0 +1,142 @@
+"""The pipeline, the money behind it, and the tasks that keep both going."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+
+from core.access_log import AccessRecord
+from core.admission import Admission
+from core.catalog import Catalog
+from core.dispatch import TimeLimits
+from core.escrow import Escrow, EscrowSettings
+from core.ids import IdSource
+from core.ledger import LedgerWriter
+from core.metrics import Metrics
+from core.pipeline import Pipeline
+from core.providers.base import Provider
+from core.ratios import TextRatios
+from core.settings import Settings
+from storage.interfaces import Store, StoreError
+
+_log = logging.getLogger(__name__)
+
+MAINTENANCE_S = 1.0
+RENEWALS_PER_TTL = 6
+LAST_WORDS_S = 2.0
+FLUSH_TIMEOUT_S = 10.0
+
+
+class Engine:
+    """One core's pipeline with its ledger writer and its leases."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        catalog: Catalog,
+        providers: Mapping[str, Provider],
+        ids: IdSource,
+        metrics: Metrics,
+        *,
+        observe: Callable[[AccessRecord], None],
+        client_gone: tuple[type[BaseException], ...],
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._core_id = "core_" + ids.new()
+        self._tasks: set[asyncio.Task[None]] = set()
+        limits, ratios = settings.timeouts, TextRatios()
+        self.ledger = LedgerWriter(
+            store,
+            clock=time.monotonic,
+            in_flight=lambda: self.pipeline.in_flight,
+            observe_commit=metrics.commit,
+            settle_timeout_s=limits.settle_s,
+        )
+        self.escrow = Escrow(
+            store,
+            core_id=self._core_id,
+            settings=EscrowSettings(settings.money.chunk_nano_usd, settings.money.lease_ttl_s),
+            clock=time.monotonic,
+            new_lease_id=lambda: "lease_" + ids.new(),
+        )
+        admission = Admission(
+            self.escrow,
+            self.ledger,
+            ratios,
+            timeout_s=limits.admission_s,
+            credits_url=settings.core.credits_url or None,
+        )
+        self.pipeline = Pipeline(
+            catalog=catalog,
+            providers=providers,
+            limit_fields={name: each.output_limit_field for name, each in settings.providers.items()},
+            limits=TimeLimits(limits.first_token_s, limits.between_chunks_s, limits.total_s),
+            escrow=self.escrow,
+            ledger=self.ledger,
+            ratios=ratios,
+            admission=admission,
+            core_id=self._core_id,
+            clock=time.monotonic,
+            wall_clock=time.time,
+            observe=observe,
+            client_gone=client_gone,
+        )
+        metrics.watch(
+            in_flight=lambda: self.pipeline.in_flight,
+            queue=lambda: self.ledger.depth,
+            held_nano_usd=lambda: self.escrow.held_nano_usd,
+        )
+
+    async def start(self) -> None:
+        """Enter this core in the database and set the tasks going. StoreError."""
+        await self._store.register_core(self._core_id)
+        await self._store.put_prices([model.price for model in self.pipeline.catalog.models.values()])
+        self.keep(self.ledger.run())
+        self.keep(self.pipeline.sweep_forever())
+        self.keep(self._maintain_leases())
+
+    def keep(self, work: Coroutine[None, None, None]) -> None:
+        """Run something until `stop`."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.critical("A background task ended", exc_info=error)
+
+    async def _maintain_leases(self) -> None:
+        renewed_s = time.monotonic()
+        every_s = self._settings.money.lease_ttl_s / RENEWALS_PER_TTL
+        while True:
+            await asyncio.sleep(MAINTENANCE_S)
+            self.escrow.give_back_idle()
+            if time.monotonic() - renewed_s < every_s:
+                continue
+            try:
+                await self.escrow.renew()
+                await self._store.reap()
+                renewed_s = time.monotonic()
+            except StoreError as error:
+                _log.error("The leases could not be renewed: %s", error)
+
+    async def stop(self, drain_s: Callable[[], float]) -> None:
+        """Admit nothing more, let requests end, flush the ledger, give the leases back. Never raises StoreError.
+
+        `drain_s` says how long requests may still take; asked again and again, as a second signal may shorten it.
+        """
+        await self.pipeline.drain(drain_s, last_words_s=LAST_WORDS_S)
+        try:
+            async with asyncio.timeout(FLUSH_TIMEOUT_S):
+                await self.ledger.drained()
+                await self.escrow.close()
+        except (TimeoutError, StoreError) as error:
+            _log.error("The ledger could not be flushed: %s", error)
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,0 +1,103 @@
+"""The gRPC port: where it listens, who may connect, how large a message may be."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from ipaddress import ip_address
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+from core.settings import BadSettings, CoreSettings, TlsSettings
+
+ENVELOPE_BYTES = 64 << 10
+"""Room in a message for what stands around a body."""
+
+
+class CannotListen(Exception):
+    """A port is taken or an address is not ours; the message says which."""
+
+
+def make_server(settings: CoreSettings) -> grpc.aio.Server:
+    """A server with our limits, not listening yet.
+
+    Without the bandwidth probe a stalled stream buffers 94 KiB rather than 6 MiB.
+    """
+    most = settings.max_body_bytes + ENVELOPE_BYTES
+    return grpc.aio.server(
+        options=(
+            ("grpc.max_receive_message_length", most),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.so_reuseport", 0),
+            ("grpc.keepalive_time_ms", 60_000),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+            ("grpc.http2.max_pings_without_data", 0),
+        )
+    )
+
+
+def listen(server: grpc.aio.Server, settings: CoreSettings, tls: TlsSettings) -> int:
+    """Bind the port, and the Unix socket if there is to be one; the port. CannotListen, BadSettings."""
+    address = f"[{settings.host}]" if ":" in settings.host else settings.host
+    where = f"{address}:{settings.grpc_port}"
+    refuse_taken(settings.host, settings.grpc_port)
+    try:
+        if tls.cert_file:
+            port = server.add_secure_port(where, _credentials(tls))
+        else:
+            _require_loopback(settings.host)
+            port = server.add_insecure_port(where)
+    except RuntimeError:
+        raise CannotListen(f"cannot listen for gRPC on {settings.host} port {settings.grpc_port}") from None
+    if settings.grpc_socket:
+        _listen_on_socket(server, Path(settings.grpc_socket))
+    return port
+
+
+def refuse_taken(host: str, port: int) -> None:
+    """CannotListen, with the cause, when a port is taken; the gRPC library would name none."""
+    if port == 0:
+        return
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise CannotListen(f"cannot listen for gRPC on {host} port {port}: {error.strerror}") from None
+
+
+def _require_loopback(host: str) -> None:
+    try:
+        local = host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise BadSettings(
+            f"core.host: {host!r}: without TLS the core listens on loopback only; set tls.cert_file and tls.key_file"
+        )
+
+
+def _credentials(tls: TlsSettings) -> grpc.ServerCredentials:
+    try:
+        pair = (Path(tls.key_file).read_bytes(), Path(tls.cert_file).read_bytes())
+        authority = Path(tls.client_ca_file).read_bytes() if tls.client_ca_file else None
+    except OSError as error:
+        raise BadSettings(f"tls: {error.filename}: {error.strerror}") from None
+    return grpc.ssl_server_credentials([pair], root_certificates=authority, require_client_auth=authority is not None)
+
+
+def _listen_on_socket(server: grpc.aio.Server, path: Path) -> None:
+    if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+        path.unlink()  # of an earlier process: the database's lock has already refused a living one
+    mask = os.umask(0o177)
+    try:
+        server.add_insecure_port(f"unix:{path}")
+    except RuntimeError:
+        raise CannotListen(f"cannot listen for gRPC on {path}") from None
+    finally:
+        os.umask(mask)

@@ -1,0 +1,234 @@
+"""The core's composition root: opens the store, wires everything, serves gRPC, and stops in good order."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import cast
+
+import grpc.aio
+import uvloop
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection_pb2_grpc
+from grpc_reflection.v1alpha._async import ReflectionServicer
+from prometheus_client import CollectorRegistry
+from worldrouter.v1 import (
+    account_pb2_grpc,
+    auth_pb2_grpc,
+    chat_pb2_grpc,
+    metering_pb2_grpc,
+    raw_chat_pb2_grpc,
+    routing_pb2_grpc,
+)
+
+from core import configured, state
+from core.access_log import AccessLog, AccessRecord
+from core.admin import AdminServer
+from core.auth import Authenticator, OperatorCredential
+from core.engine import Engine
+from core.guard import Guard
+from core.home import Home
+from core.ids import IdSource
+from core.lifecycle import StopSignals
+from core.listen import CannotListen, listen, make_server
+from core.logs import log_to
+from core.metrics import Metrics
+from core.services.accounts import AccountServicer
+from core.services.catalog import RoutingServicer
+from core.services.chat import CLIENT_GONE, ChatServicer, RawChatServicer
+from core.services.keys import AuthServicer
+from core.services.metering import MeteringServicer, TopUpRules
+from core.settings import BadSettings, Settings, load, secret
+from storage.interfaces import Duplicate, Store, StoreError
+from storage.store import open_store
+
+_log = logging.getLogger(__name__)
+
+EXIT_TIMEOUT_S = 5.0
+GC_THRESHOLD = 50_000
+_OVERALL = ""
+"""The health service's name for the server as a whole."""
+
+
+def database_url(settings: Settings, home: Home) -> str:
+    """The configured database, or the SQLite file in the state folder."""
+    return settings.database.url or f"sqlite+aiosqlite:///{home.database}"
+
+
+class CoreServer:
+    """A core that serves. Made by `start`, ended by `stop`.
+
+    `guard` holds the wrapped handlers, for an in-process server beside the port.
+    """
+
+    def __init__(self, settings: Settings, home: Home, store: Store, environment: Mapping[str, str]) -> None:
+        self._settings = settings
+        self._store = store
+        self._ids = IdSource(_clock_us, os.urandom)
+        self._peppers = state.peppers(home)
+        self._access_log = AccessLog(sys.stderr, readable=sys.stderr.isatty())
+        self._client = configured.http_client(settings)
+        self._catalog = configured.catalog(settings)
+        self._health = HealthServicer()
+        self._server = make_server(settings.core)
+        self.metrics = Metrics(CollectorRegistry())
+        self.engine = Engine(
+            settings,
+            store,
+            self._catalog,
+            configured.providers(settings, self._client, environment),
+            self._ids,
+            self.metrics,
+            observe=self._observe,
+            client_gone=CLIENT_GONE,
+        )
+        self._authenticator = Authenticator(
+            store,
+            self._peppers,
+            OperatorCredential(state.operator_token(home), settings.core.default_account),
+            clock_us=_clock_us,
+            monotonic_s=time.monotonic,
+            on_revoked=self.engine.pipeline.cut_key,
+            stream_total_s=settings.timeouts.total_s,
+        )
+        self.guard = self._guard()
+        self.grpc_port = 0
+
+    @classmethod
+    async def start(
+        cls, settings: Settings, home: Home, environment: Mapping[str, str], *, starting_balance: bool
+    ) -> CoreServer:
+        """Open the database and serve. BadSettings, CannotListen, StoreError, with nothing left open."""
+        store = await open_store(database_url(settings, home))
+        try:
+            server = cls(settings, home, store, environment)
+            server.grpc_port = listen(server._server, settings.core, settings.tls)
+            await server._make_default_account(starting_balance=starting_balance)
+            await server._authenticator.refresh()
+            await server.engine.start()
+        except BaseException:
+            await store.close()
+            raise
+        server.engine.keep(server._authenticator.run())
+        server.guard.install(server._server)
+        await server._server.start()
+        await server._health.set(_OVERALL, health_pb2.HealthCheckResponse.SERVING)
+        return server
+
+    def _guard(self) -> Guard:
+        """All servicers behind one guard, which stands in the server's place as far as generated code is concerned."""
+        settings, store, ids = self._settings, self._store, self._ids
+        default = settings.core.default_account
+        guard = Guard(
+            self._authenticator,
+            ids,
+            monotonic_s=time.monotonic,
+            observer=self.metrics,
+            support_contact=settings.core.support_contact,
+        )
+        to = cast(grpc.aio.Server, guard)
+        chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(self.engine.pipeline), to)
+        raw_chat_pb2_grpc.add_RawChatServiceServicer_to_server(RawChatServicer(self.engine.pipeline), to)
+        routing_pb2_grpc.add_RoutingServiceServicer_to_server(RoutingServicer(self._catalog), to)
+        account_pb2_grpc.add_AccountServiceServicer_to_server(
+            AccountServicer(store, ids, default_account_id=default), to
+        )
+        auth_pb2_grpc.add_AuthServiceServicer_to_server(
+            AuthServicer(
+                store, store, self._authenticator, self._peppers, ids, clock_us=_clock_us, default_account_id=default
+            ),
+            to,
+        )
+        rules = TopUpRules(settings.money.min_top_up_nano_usd, settings.money.fee_basis_points)
+        metering_pb2_grpc.add_MeteringServiceServicer_to_server(
+            MeteringServicer(store, store, ids, top_up_rules=rules), to
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, to)
+        reflecting = ReflectionServicer(guard.service_names)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, to)  # type: ignore[no-untyped-call]
+        return guard
+
+    async def _make_default_account(self, *, starting_balance: bool) -> None:
+        account_id = self._settings.core.default_account
+        try:
+            await self._store.create_account(account_id, "Default account", "user")
+        except Duplicate:
+            return
+        amount = self._settings.money.starting_balance_nano_usd
+        if starting_balance and amount:
+            await self._store.adjust(
+                ref=f"starting-balance-{account_id}",
+                account_id=account_id,
+                amount_nano_usd=amount,
+                note="starting balance",
+            )
+
+    @property
+    def model_ids(self) -> tuple[str, ...]:
+        """IDs of the catalog's models, ascending."""
+        return tuple(self._catalog.models)
+
+    def _observe(self, record: AccessRecord) -> None:
+        self._access_log.write(record)
+        self.metrics.chat(record)
+
+    async def stop(self, left_s: Callable[[], float]) -> None:
+        """Refuse new requests, let those in flight end while time is left, flush, close."""
+        await self._health.set(_OVERALL, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self.engine.stop(left_s)
+        await self._client.close()
+        await self._server.stop(0)
+        await self._store.close()
+
+
+def settle_in_memory() -> None:
+    """What is made at start stays: keep it out of the garbage collector's rounds, which then come less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
+
+
+def end_by_force() -> None:
+    """From here on the process ends within EXIT_TIMEOUT_S, whatever hangs."""
+    faulthandler.dump_traceback_later(EXIT_TIMEOUT_S, exit=True)
+
+
+def provider_secrets(settings: Settings, environment: Mapping[str, str]) -> list[str]:
+    """The values that must never be logged. BadSettings."""
+    return [found for each in settings.providers.values() if (found := secret(each.api_key, environment))]
+
+
+def run(config: Path | None, home: Home, overrides: Mapping[str, object]) -> int:
+    """`worldrouter core`: serve until a signal; the exit status."""
+    try:
+        settings = load(config, os.environ, overrides)
+        log_to(sys.stderr, secrets=provider_secrets(settings, os.environ))
+        uvloop.run(_serve(settings, home))
+    except (BadSettings, CannotListen, StoreError, OSError) as error:
+        sys.stderr.write(f"worldrouter core: {error}\n")
+        return 1
+    return 0
+
+
+async def _serve(settings: Settings, home: Home) -> None:
+    signals = StopSignals(settings.timeouts.drain_s)
+    server = await CoreServer.start(settings, home, os.environ, starting_balance=False)
+    admin = await AdminServer.start([server.metrics.registry], settings.core.admin_host, settings.core.admin_port)
+    settle_in_memory()
+    _log.info("serving gRPC on %s:%d, metrics on %s", settings.core.host, server.grpc_port, admin.url)
+    await signals.wait()
+    _log.info("stopping")
+    await server.stop(signals.left_s)
+    end_by_force()
+    await admin.stop()
+
+
+def _clock_us() -> int:
+    return time.time_ns() // 1_000
