@@ -31,6 +31,10 @@ class StoreError(Exception):
     """Base of what a store raises."""
 
 
+class InvalidUrl(StoreError):
+    """The database URL is malformed or of an unsupported kind; the text never repeats its password."""
+
+
 class StoreUnavailable(StoreError):
     """The database cannot be reached, is locked by another process, or failed."""
 
@@ -80,9 +84,7 @@ class KeyStore(Protocol):
 
     async def key(self, key_id: str) -> ApiKey | None: ...
 
-    async def keys(
-        self, *, account_id: str | None, before: tuple[int, str] | None, limit: int
-    ) -> list[ApiKey]:
+    async def keys(self, *, account_id: str | None, before: tuple[int, str] | None, limit: int) -> list[ApiKey]:
         """Newest first, revoked ones among them; `before` is (created_us, id) of the last one seen."""
         ...
 
@@ -94,9 +96,7 @@ class KeyStore(Protocol):
         """Missing when there is none."""
         ...
 
-    async def rotate_key(
-        self, key_id: str, *, secret: SecretHash, prefix: str, suffix: str, grace_us: int
-    ) -> ApiKey:
+    async def rotate_key(self, key_id: str, *, secret: SecretHash, prefix: str, suffix: str, grace_us: int) -> ApiKey:
         """Exchange the secret; the old one ends `grace_us` from now. Missing when there is none or it is revoked."""
         ...
 
@@ -131,14 +131,13 @@ class LedgerStore(Protocol):
     async def settle(self, batch: Sequence[Settlement]) -> None:
         """Commit a batch of settlements, all or none; rows whose request id is in the ledger are skipped.
 
-        Rows of an active lease add to its `spent`; those of a closed one take `min(amount, available)` from the
-        account, the rest added to the row's shortfall. Safe to repeat, also after CommitUnknown.
+        Rows of an active lease add to its `spent`; those of a closed one take from the account what it can pay
+        (available and credit limit), the rest added to the row's shortfall. Safe to repeat, also after
+        CommitUnknown.
         """
         ...
 
-    async def ledger_entries(
-        self, account_id: str, *, before_id: int | None, limit: int
-    ) -> list[LedgerEntry]:
+    async def ledger_entries(self, account_id: str, *, before_id: int | None, limit: int) -> list[LedgerEntry]:
         """Entries that debit or credit the account, newest first."""
         ...
 
@@ -164,14 +163,15 @@ class LeaseStore(Protocol):
     async def acquire(
         self, *, lease_id: str, account_id: str, core_id: str, want_nano_usd: int, chunk_nano_usd: int, ttl_s: float
     ) -> Lease | None:
-        """Move money from the account into a new lease: exactly `want` while available < 4 × live cores × chunk,
-        else max(want, chunk). None when the account (with its credit limit) cannot pay `want`.
-        Safe to repeat: a lease of this id is returned as it is."""
+        """Move money from the account into a new lease: exactly `want` while what the account can pay (available
+        and credit limit) is below 4 x live cores x chunk, else max(want, chunk). None when it cannot pay `want`.
+
+        Safe to repeat: an active lease of this id is returned as it is. Missing when there is no such account,
+        or when the lease of this id is closed by now.
+        """
         ...
 
-    async def extend(
-        self, *, lease_id: str, seq: int, want_nano_usd: int, chunk_nano_usd: int
-    ) -> Lease | None:
+    async def extend(self, *, lease_id: str, seq: int, want_nano_usd: int, chunk_nano_usd: int) -> Lease | None:
         """Move more money into an active lease, by the rule of `acquire`; None when the account cannot pay.
         `seq` is the lease's present one plus 1; a lease that already has it is returned as it is: safe to repeat.
         Missing when the lease is closed."""

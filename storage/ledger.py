@@ -1,0 +1,210 @@
+"""The append-only ledger: payments, adjustments, prices, and reading what was settled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from sqlalchemy import select, union_all, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from storage.database import AnyRow, AnySelect, OverDatabase
+from storage.interfaces import Duplicate, IdempotencyConflict, Missing
+from storage.records import (
+    HOUSE_ADJUSTMENTS,
+    HOUSE_FEES,
+    HOUSE_PAYMENTS,
+    HOUSE_USAGE,
+    LedgerEntry,
+    LedgerKind,
+    Price,
+    Settlement,
+    TopUp,
+    UsageRecord,
+)
+from storage.settlement import REQUEST_FIELDS
+from storage.tables import accounts, idempotency, ledger, prices
+
+TOP_UP_SCOPE = "top_up"
+"""Scope of the idempotency keys of `top_up`: one for all accounts, as its callers are operators."""
+
+_ENTRY = (
+    ledger.c.id,
+    ledger.c.ref,
+    ledger.c.kind,
+    ledger.c.debit_account,
+    ledger.c.credit_account,
+    ledger.c.amount,
+    ledger.c.shortfall,
+    ledger.c.note,
+    ledger.c.created_us,
+)
+
+
+class SqlLedger(OverDatabase):
+    """`LedgerStore` over a database."""
+
+    async def top_up(
+        self,
+        *,
+        payment_id: str,
+        account_id: str,
+        amount_nano_usd: int,
+        fee_nano_usd: int,
+        idempotency_key: str,
+        body_hash: bytes,
+    ) -> TopUp:
+        """Credit a payment, two legs in one transaction; the first answer again for the same key and body.
+
+        The amount goes from `house_payments` to the account, a fee above 0 from `house_payments` to
+        `house_fees`. IdempotencyConflict for another body; Missing when there is no such account; Duplicate
+        when the payment id is taken; ValueError unless amount > 0 and fee >= 0. Safe to repeat.
+        """
+        if amount_nano_usd <= 0 or fee_nano_usd < 0:
+            raise ValueError("a top-up has an amount above 0 and a fee of 0 or more")
+
+        async def work(connection: AsyncConnection) -> TopUp:
+            earlier = await self._claim(connection, idempotency_key, body_hash, payment_id)
+            if earlier is None:
+                leg = (HOUSE_PAYMENTS, account_id, amount_nano_usd)
+                if not await self._enter(connection, payment_id, "topup", *leg):
+                    raise Duplicate(f"there is a payment {payment_id!r}")
+                await _credit(connection, account_id, amount_nano_usd)
+                if fee_nano_usd:
+                    await self._enter(connection, payment_id, "fee", HOUSE_PAYMENTS, HOUSE_FEES, fee_nano_usd)
+            return await _top_up(connection, earlier or payment_id)
+
+        return await self._db.write(work)
+
+    async def adjust(self, *, ref: str, account_id: str, amount_nano_usd: int, note: str) -> None:
+        """Credit an account by the operator's word. Nothing when `ref` is known: safe to repeat.
+
+        Missing when there is no such account; ValueError unless amount > 0.
+        """
+        if amount_nano_usd <= 0:
+            raise ValueError("an adjustment has an amount above 0")
+
+        async def work(connection: AsyncConnection) -> None:
+            leg = (HOUSE_ADJUSTMENTS, account_id, amount_nano_usd)
+            if await self._enter(connection, ref, "adjust", *leg, note=note):
+                await _credit(connection, account_id, amount_nano_usd)
+
+        await self._db.write(work)
+
+    async def settle(self, batch: Sequence[Settlement]) -> None:
+        """Commit a batch of settlements, all or none; rows whose request id is in the ledger are skipped.
+
+        Rows of an active lease add to its `spent`; those of a closed one take from the account what it can pay
+        (available and credit limit), the rest added to the row's shortfall. Safe to repeat, also after
+        CommitUnknown.
+        """
+        if batch:
+            await self._db.settle(batch)
+
+    async def ledger_entries(self, account_id: str, *, before_id: int | None, limit: int) -> list[LedgerEntry]:
+        """Entries that debit or credit the account, newest first."""
+        branches = [ledger.c.debit_account == account_id]
+        # Two branches, each in the order of its index. Usage credits one account alone, without an index:
+        # almost every row is an answer there.
+        own = ledger.c.credit_account == account_id
+        branches.append(own if account_id == HOUSE_USAGE else own & (ledger.c.kind != "usage"))
+        newest = [_newest(select(*_ENTRY).where(branch), before_id, limit) for branch in branches]
+        both = union_all(*(select(branch.subquery()) for branch in newest)).subquery()
+        statement = select(both).order_by(both.c.id.desc()).limit(limit)
+        return [LedgerEntry(*row) for row in await self._db.rows(statement)]
+
+    async def usage_records(self, account_id: str, *, before_id: int | None, limit: int) -> list[UsageRecord]:
+        """Usage entries of the account, newest first."""
+        own = select(ledger).where(ledger.c.debit_account == account_id, ledger.c.kind == "usage")
+        return [_usage_record(row) for row in await self._db.rows(_newest(own, before_id, limit))]
+
+    async def usage_record(self, request_id: str) -> UsageRecord | None:
+        """The usage entry of a request; None when there is none."""
+        found = await self._db.rows(select(ledger).where(ledger.c.ref == request_id, ledger.c.kind == "usage"))
+        return _usage_record(found[0]) if found else None
+
+    async def put_prices(self, prices_: Sequence[Price]) -> None:
+        """Insert those whose id is new. Safe to repeat."""
+        rows = [asdict(price) for price in prices_]
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(self._db.insert(prices).on_conflict_do_nothing(), rows)
+
+        if rows:
+            await self._db.write(work)
+
+    async def _claim(self, connection: AsyncConnection, key: str, body_hash: bytes, payment_id: str) -> str | None:
+        """Take an idempotency key for a payment; the payment that has it when it is taken."""
+        row = {"scope": TOP_UP_SCOPE, "key": key, "body_hash": body_hash, "response": payment_id}
+        statement = self._db.insert(idempotency).values(**row, created_us=self._db.now_us())
+        claimed = await connection.execute(statement.on_conflict_do_nothing().returning(idempotency.c.key))
+        if claimed.first() is not None:
+            return None
+        taken = select(idempotency.c.body_hash, idempotency.c.response).where(
+            idempotency.c.scope == TOP_UP_SCOPE, idempotency.c.key == key
+        )
+        first_hash, first_payment = (await connection.execute(taken)).one()
+        if first_hash != body_hash:
+            raise IdempotencyConflict("the idempotency key was used with another body")
+        return str(first_payment)
+
+    async def _enter(
+        self,
+        connection: AsyncConnection,
+        ref: str,
+        kind: LedgerKind,
+        debit_account: str,
+        credit_account: str,
+        amount: int,
+        *,
+        note: str = "",
+    ) -> bool:
+        """Append an entry; False when there is one of this ref and kind."""
+        statement = self._db.insert(ledger).values(
+            ref=ref,
+            kind=kind,
+            created_us=self._db.now_us(),
+            debit_account=debit_account,
+            credit_account=credit_account,
+            amount=amount,
+            shortfall=0,
+            note=note,
+        )
+        entered = await connection.execute(statement.on_conflict_do_nothing().returning(ledger.c.id))
+        return entered.first() is not None
+
+
+async def _credit(connection: AsyncConnection, account_id: str, amount: int) -> None:
+    own = update(accounts).where(accounts.c.id == account_id, accounts.c.kind != "house")
+    credited = own.values(available=accounts.c.available + amount).returning(accounts.c.id)
+    if (await connection.execute(credited)).first() is None:
+        raise Missing(f"there is no account {account_id!r}")
+
+
+async def _top_up(connection: AsyncConnection, payment_id: str) -> TopUp:
+    legs = select(ledger.c.kind, ledger.c.credit_account, ledger.c.amount, ledger.c.created_us).where(
+        ledger.c.ref == payment_id, ledger.c.kind.in_(("topup", "fee"))
+    )
+    by_kind = {row.kind: row for row in await connection.execute(legs)}
+    credit, fee = by_kind["topup"], by_kind.get("fee")
+    return TopUp(payment_id, credit.credit_account, credit.amount, fee.amount if fee else 0, credit.created_us)
+
+
+def _newest(statement: AnySelect, before_id: int | None, limit: int) -> AnySelect:
+    if before_id is not None:
+        statement = statement.where(ledger.c.id < before_id)
+    return statement.order_by(ledger.c.id.desc()).limit(limit)
+
+
+def _usage_record(row: AnyRow) -> UsageRecord:
+    fields = {name: getattr(row, name) for name in REQUEST_FIELDS}
+    # SQLite has no booleans.
+    fields["estimated"], fields["streamed"] = bool(row.estimated), bool(row.streamed)
+    settlement = Settlement(
+        request_id=row.ref,
+        account_id=row.debit_account,
+        amount_nano_usd=row.amount,
+        shortfall_nano_usd=row.shortfall,
+        **fields,
+    )
+    return UsageRecord(entry_id=row.id, created_us=row.created_us, settlement=settlement)

@@ -1,0 +1,86 @@
+"""Bringing a database to the schema of this program, and telling whether it is there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from storage import postgres, sqlite
+from storage.interfaces import SchemaOutdated, StoreUnavailable
+from storage.tables import metadata
+from storage.url import SQLITE, parse
+
+
+async def migrate(url: str) -> None:
+    """Bring the database at `url` to the newest schema, in one transaction; nothing when it is there.
+
+    InvalidUrl; StoreUnavailable when the database cannot be reached or a process has the SQLite file;
+    SchemaOutdated when the schema is newer than this program.
+    """
+    parsed = parse(url)
+    exclusive = sqlite.exclusive if parsed.drivername == SQLITE else postgres.exclusive
+    try:
+        async with exclusive(parsed) as connection:
+            await connection.run_sync(_upgrade)
+    except (SQLAlchemyError, OSError) as error:
+        raise StoreUnavailable(f"cannot migrate: {error}") from error
+
+
+async def schema_is_current(url: str) -> bool:
+    """Whether the schema at `url` is this program's. InvalidUrl, StoreUnavailable. A core may be running."""
+    parsed = parse(url)
+    if parsed.drivername == SQLITE and not sqlite.exists(parsed):
+        return False
+    engine = (sqlite if parsed.drivername == SQLITE else postgres).reader_engine(parsed)
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(refuse_outdated)
+    except SchemaOutdated:
+        return False
+    except (SQLAlchemyError, OSError) as error:
+        raise StoreUnavailable(f"cannot read the schema: {error}") from error
+    finally:
+        await engine.dispose()
+    return True
+
+
+def refuse_outdated(connection: Connection) -> None:
+    """Raise SchemaOutdated unless the schema is this program's."""
+    if _pending(connection):
+        raise SchemaOutdated("the database's schema is out of date: run `worldrouter migrate`")
+
+
+def _pending(connection: Connection) -> bool:
+    """Whether steps are missing; SchemaOutdated when the database has steps that this program does not know."""
+    script = ScriptDirectory.from_config(_config())
+    present = set(MigrationContext.configure(connection).get_current_heads())
+    if present - {step.revision for step in script.walk_revisions()}:
+        raise SchemaOutdated("the database's schema is newer than this program: use a newer one")
+    return present != set(script.get_heads())
+
+
+def _upgrade(connection: Connection) -> None:
+    if not _pending(connection):
+        return
+    config = _config()
+    script = ScriptDirectory.from_config(config)
+
+    def steps(revision: Any, _context: MigrationContext) -> Any:
+        return script._upgrade_revs("head", revision)
+
+    # What Alembic's own env.py would do; such a file runs when it is imported, which nothing of ours does.
+    with EnvironmentContext(config, script, fn=steps) as environment:
+        environment.configure(connection=connection, target_metadata=metadata)
+        environment.run_migrations()
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "storage:migrations")
+    return config

@@ -1,0 +1,1 @@
+"""Alembic's home: `versions` holds the steps, `storage.migrate` runs them."""

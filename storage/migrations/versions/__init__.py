@@ -1,0 +1,1 @@
+"""One file per step. A step is never edited once released; it does not import `storage.tables`, which moves on."""

@@ -1,0 +1,151 @@
+"""PostgreSQL through asyncpg: many cores, rows locked in one order, conflicts run again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]  # it ships no types
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    ColumnElement,
+    Table,
+    cast,
+    extract,
+    func,
+    literal_column,
+    select,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from storage.database import Conflict, ConnectionLost, Database, Refused
+from storage.interfaces import CommitUnknown, StoreError, StoreUnavailable
+from storage.postgres_settle import SettleTransaction
+from storage.records import Settlement
+from storage.settle_statements import CommitFailed
+
+WRITER_COUNT = 8
+READER_COUNT = 4
+CONNECT_TIMEOUT_S = 5.0
+"""For opening a connection."""
+STATEMENT_TIMEOUT_S = 10.0
+"""After which a statement is given up: a network that swallows packets must not hold a core for ever."""
+
+_SETTINGS = {
+    "application_name": "worldrouter",
+    "lock_timeout": "5s",
+    # Locks of a core that vanished in mid-transaction end with it.
+    "idle_in_transaction_session_timeout": "15s",
+}
+_RACES = frozenset({"23505", "0A000"})
+"""unique_violation: a repeated call overtook its first attempt, and finds its rows the next time. What is a
+plain duplicate never gets here: those statements say ON CONFLICT. feature_not_supported: a cached plan is
+older than the last migration; SQLAlchemy forgets it."""
+_MIGRATION_LOCK = 0x776C726F75746572
+"""Key of the advisory lock that lets one migration run at a time: "wlrouter" in ASCII."""
+
+
+def reader_engine(url: URL) -> AsyncEngine:
+    """The engine of connections that only read; every SELECT is a transaction of its own."""
+    settings = {**_SETTINGS, "default_transaction_read_only": "on"}
+    return _engine(url, READER_COUNT, settings, isolation_level="AUTOCOMMIT")
+
+
+def _engine(url: URL, size: int, settings: dict[str, str], **options: Any) -> AsyncEngine:
+    limits = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": STATEMENT_TIMEOUT_S}
+    return create_async_engine(
+        url,
+        pool_size=size,
+        max_overflow=0,
+        connect_args={**limits, "server_settings": settings},
+        **options,
+    )
+
+
+@asynccontextmanager
+async def exclusive(url: URL) -> AsyncIterator[AsyncConnection]:
+    """A connection in a transaction that is committed at the end, one at a time over all processes."""
+    engine = create_async_engine(url, connect_args={"timeout": CONNECT_TIMEOUT_S})
+    try:
+        async with engine.begin() as connection:
+            await connection.execute(select(func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+            yield connection
+    finally:
+        await engine.dispose()
+
+
+class PostgresDatabase(Database):
+    """A PostgreSQL database, shared with other cores."""
+
+    single_core = False
+    failures = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, UnicodeError)
+
+    def __init__(self, url: URL, *, jitter: Callable[[], float]) -> None:
+        """Connects when first used."""
+        super().__init__(
+            # One more than transactions take: it belongs to settling.
+            _engine(url, WRITER_COUNT + 1, _SETTINGS),
+            reader_engine(url),
+            writer_count=WRITER_COUNT,
+            reader_count=READER_COUNT,
+            jitter=jitter,
+        )
+        self._settle = SettleTransaction(self.now_us())
+        self._settler: AsyncConnection | None = None
+
+    def insert(self, table: Table) -> postgresql.Insert:
+        return postgresql.insert(table)
+
+    def now_us(self) -> ColumnElement[int]:
+        # The start of the transaction: waiting for a lock makes no lease look older.
+        return cast(extract("epoch", func.now()) * literal_column("1000000"), BigInteger)
+
+    def translate(self, error: Exception) -> StoreError:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        text = f"PostgreSQL failed: {cause}"
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            return ConnectionLost(text)
+        sqlstate: str | None = getattr(cause, "sqlstate", None)
+        if sqlstate is not None:
+            return _by_sqlstate(sqlstate)(text)
+        if isinstance(cause, UnicodeError):
+            return Refused(text)
+        return StoreUnavailable(text)
+
+    async def settle_once(self, batch: Sequence[Settlement]) -> None:
+        try:
+            if self._settler is None:
+                self._settler = await self._writers.connect()
+            driver = (await self._settler.get_raw_connection()).driver_connection
+            await self._settle.run(driver, batch)
+        except CommitFailed as error:
+            await self._drop_settler()
+            raise CommitUnknown(f"the connection was lost during COMMIT: {error}") from error
+        except self.failures as error:
+            await self._drop_settler()
+            raise self.translate(error) from error
+
+    async def release(self) -> None:
+        await self._drop_settler()
+        await super().release()
+
+    async def _drop_settler(self) -> None:
+        settler, self._settler = self._settler, None
+        if settler is not None:
+            await settler.invalidate()
+            await settler.close()
+
+
+def _by_sqlstate(sqlstate: str) -> type[StoreError]:
+    """What an error of the server means (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
+    if sqlstate.startswith("40") or sqlstate in _RACES:
+        return Conflict
+    if sqlstate.startswith(("08", "57P")):
+        return ConnectionLost
+    if sqlstate.startswith(("22", "23", "42")):
+        return Refused
+    return StoreUnavailable

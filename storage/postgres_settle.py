@@ -1,0 +1,59 @@
+"""The settle transaction on PostgreSQL: a batch in few round trips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg  # type: ignore[import-untyped]  # it ships no types
+from sqlalchemy import ColumnElement, Text, bindparam, func, select
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import asyncpg as dialects
+
+from storage.records import Settlement
+from storage.settle_statements import CommitFailed, SettleStatements, known_refs, sql
+from storage.settlement import HeldLease, Plan, late_accounts, plan, unknown
+
+_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+
+
+class SettleTransaction:
+    """Commits batches of settlements on a driver connection that nobody else uses meanwhile."""
+
+    def __init__(self, now_us: ColumnElement[int]) -> None:
+        """`now_us` is the database's clock."""
+        dialect = dialects.dialect()  # type: ignore[no-untyped-call]
+        ids = func.any(bindparam("ids", type_=ARRAY(Text)))
+        self._sql = SettleStatements(dialect, lambda column: column == ids)
+        refs = known_refs(lambda column: column == ids).scalar_subquery()
+        # One round trip for both. (ids) → (now, [request id])
+        self._now_and_known = sql(dialect, select(now_us, func.array(refs)), "ids")
+
+    async def run(self, connection: Any, batch: Sequence[Settlement]) -> None:
+        """Commit a batch, all or none. After an exception the connection must be dropped.
+
+        CommitFailed when the outcome is unknown; anything else means that nothing was changed.
+        """
+        await connection.execute("BEGIN")
+        await self._write(connection, await self._plan(connection, batch))
+        try:
+            await connection.execute("COMMIT")
+        except _FAILURES as error:
+            raise CommitFailed(str(error)) from error
+
+    async def _plan(self, connection: Any, batch: Sequence[Settlement]) -> Plan:
+        found = await connection.fetchrow(self._now_and_known, [row.request_id for row in batch])
+        now_us, known = found
+        fresh = unknown(batch, set(known))
+        named = {row.lease_id for row in fresh if row.lease_id is not None}
+        locked = await connection.fetch(self._sql.leases, list(named)) if named else []
+        held = {id_: HeldLease(account, free, active) for id_, account, free, active in locked}
+        late = late_accounts(fresh, held)
+        spendable = dict(await connection.fetch(self._sql.accounts, late)) if late else {}
+        return plan(fresh, held, spendable, now_us)
+
+    async def _write(self, connection: Any, planned: Plan) -> None:
+        for text, changes in ((self._sql.spend, planned.spent), (self._sql.charge, planned.taken)):
+            if changes:
+                await connection.executemany(text, [(amount, id_) for id_, amount in changes.items()])
+        await connection.executemany(self._sql.insert, planned.rows)

@@ -1,0 +1,148 @@
+"""What a batch of settlements changes, worked out from what the database says; pure, so both databases share it.
+
+The database reads (known request ids, leases, accounts), `plan` decides, the database writes the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from typing import Any
+
+from storage.records import HOUSE_USAGE, Settlement
+
+_INT64_MAX = 2**63 - 1
+
+REQUEST_FIELDS = (
+    "lease_id",
+    "key_id",
+    "client_request_id",
+    "model_id",
+    "endpoint",
+    "price_id",
+    "prompt_tokens",
+    "cached_tokens",
+    "cache_write_tokens",
+    "completion_tokens",
+    "reasoning_tokens",
+    "estimated",
+    "status",
+    "finish_reason",
+    "error_reason",
+    "attempts",
+    "streamed",
+    "ttft_ms",
+    "duration_ms",
+    "core_id",
+)
+"""Fields of `Settlement` that are columns of `ledger` by the same name, in the table's order."""
+
+ROW_COLUMNS = (
+    "ref",
+    "kind",
+    "created_us",
+    "debit_account",
+    "credit_account",
+    "amount",
+    "shortfall",
+    "note",
+    *REQUEST_FIELDS,
+)
+"""Columns of a planned row: all of `ledger` but its id, in the table's order."""
+
+_request_fields = attrgetter(*REQUEST_FIELDS)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLease:
+    """A lease as read under its lock: whose money, and how much of it is unspent."""
+
+    account_id: str
+    free_nano_usd: int
+    active: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The writes of a batch: rows in the order of `ROW_COLUMNS`, additions to leases, takings from accounts."""
+
+    rows: list[tuple[Any, ...]]
+    spent: dict[str, int]
+    taken: dict[str, int]
+
+
+def unknown(batch: Iterable[Settlement], known: Collection[str]) -> list[Settlement]:
+    """The settlements whose request id is neither in the ledger nor earlier in the batch."""
+    fresh: dict[str, Settlement] = {}
+    for settlement in batch:
+        if settlement.request_id not in known:
+            fresh.setdefault(settlement.request_id, settlement)
+    return list(fresh.values())
+
+
+def late_accounts(batch: Iterable[Settlement], leases: Mapping[str, HeldLease]) -> list[str]:
+    """Accounts that must pay themselves, because their lease is no more; sorted, to be locked in that order."""
+    return sorted(
+        {
+            settlement.account_id
+            for settlement in batch
+            if settlement.lease_id is not None and not _covers(leases.get(settlement.lease_id), settlement)
+        }
+    )
+
+
+def plan(
+    batch: Sequence[Settlement],
+    leases: Mapping[str, HeldLease],
+    spendable: Mapping[str, int],
+    now_us: int,
+) -> Plan:
+    """Charge each settlement to its active lease, else to its account, never more than is there.
+
+    `spendable` is what the late accounts can pay (available and credit limit). What cannot be charged is added
+    to the row's shortfall. A charge without a lease is a bug of the core: nothing was held, nothing is taken.
+    """
+    free = {lease_id: lease.free_nano_usd for lease_id, lease in leases.items()}
+    left = dict(spendable)
+    done = Plan([], {}, {})
+    for settlement in batch:
+        lease_id, amount = settlement.lease_id, settlement.amount_nano_usd
+        if lease_id is None:
+            charged = 0
+        elif _covers(leases.get(lease_id), settlement):
+            charged = _take(amount, lease_id, free, done.spent)
+        else:
+            charged = _take(amount, settlement.account_id, left, done.taken)
+        shortfall = settlement.shortfall_nano_usd + amount - charged
+        account_id = settlement.account_id
+        head = (settlement.request_id, "usage", now_us, account_id, HOUSE_USAGE, charged, shortfall, "")
+        done.rows.append(head + _request_fields(settlement))
+    return done
+
+
+def _covers(lease: HeldLease | None, settlement: Settlement) -> bool:
+    return lease is not None and lease.active and lease.account_id == settlement.account_id
+
+
+def _take(amount: int, source: str, left: dict[str, int], taken: dict[str, int]) -> int:
+    charged = min(amount, max(0, left.get(source, 0)))
+    if charged:
+        left[source] -= charged
+        taken[source] = taken.get(source, 0) + charged
+    return charged
+
+
+def storable(settlement: Settlement) -> Settlement:
+    """The settlement with whatever no database can keep made to fit: one such row must not hold up the rest.
+
+    Amounts and counts are clamped to 0 and 2^63 - 1; NUL and lone surrogates in text become "?".
+    """
+    changed: dict[str, Any] = {}
+    for name in Settlement.__dataclass_fields__:
+        value = getattr(settlement, name)
+        if isinstance(value, str):
+            changed[name] = value.replace("\0", "?").encode("utf-8", "replace").decode("utf-8")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            changed[name] = min(max(value, 0), _INT64_MAX)
+    return replace(settlement, **changed)

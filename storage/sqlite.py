@@ -1,0 +1,204 @@
+"""SQLite through aiosqlite: one process, one writing connection, readers that cannot write.
+
+The database is in WAL mode with synchronous=FULL: a commit that returned is on the disk. One writer in one
+process is what makes the race in WAL resets of SQLite 3.7 to 3.51.2 unreachable.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiosqlite
+from sqlalchemy import URL, ColumnElement, Table, event, literal
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from storage.database import Database, Refused
+from storage.interfaces import CommitUnknown, SchemaOutdated, StoreError, StoreUnavailable
+from storage.records import Settlement
+from storage.settle_statements import CommitFailed
+from storage.sqlite_settle import SettleTransaction
+from storage.tables import BIGINT
+
+READER_COUNT = 4
+BUSY_TIMEOUT_S = 5.0
+OLDEST_VERSION = (3, 37)
+"""The first SQLite with STRICT tables (https://www.sqlite.org/stricttables.html)."""
+
+_REFUSALS = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    UnicodeError,
+)
+_WRITER_PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
+# A reader that checkpointed would be a second writer of the database file.
+_READER_PRAGMAS = ("query_only = ON", "wal_autocheckpoint = 0")
+
+
+class FileLock:
+    """An exclusive advisory lock beside a database file: one process at a time, freed when it dies."""
+
+    def __init__(self, url: URL) -> None:
+        """Take the lock or raise StoreUnavailable at once, naming the process that has it."""
+        # Two names of one file must lock the same.
+        database = Path(url.database or "").resolve()
+        path = database.with_name(database.name + ".lock")
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StoreUnavailable(f"cannot open {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.read(self._descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._descriptor)
+            raise StoreUnavailable(f"{database} is in use by another process (pid {owner})") from error
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Give the lock up. The file stays: removing it would let two processes lock two files."""
+        os.close(self._descriptor)
+
+
+def exists(url: URL) -> bool:
+    """Whether there is a file at all."""
+    return Path(url.database or "").is_file()
+
+
+def make(url: URL) -> None:
+    """Make an empty file where there is none, for its owner's eyes only; SQLite's own files inherit that."""
+    Path(url.database or "").touch(mode=0o600, exist_ok=True)
+
+
+def writer_engine(url: URL) -> AsyncEngine:
+    """The engine of the only connection that writes; its transactions begin IMMEDIATE."""
+    engine = _engine(url, 1, _WRITER_PRAGMAS)
+    event.listen(engine.sync_engine, "begin", _begin_immediate)
+    return engine
+
+
+def reader_engine(url: URL) -> AsyncEngine:
+    """The engine of connections that only read; every SELECT is a transaction of its own."""
+    return _engine(url, READER_COUNT, _READER_PRAGMAS)
+
+
+def _engine(url: URL, size: int, pragmas: Sequence[str]) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        pool_size=size,
+        max_overflow=0,
+        # Every transaction is ended before its connection goes back: a reset would be a thread hop for nothing.
+        pool_reset_on_return=None,
+        # isolation_level None: the driver begins nothing by itself.
+        connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
+    )
+
+    def prepare(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    event.listen(engine.sync_engine, "connect", prepare)
+    return engine
+
+
+def _begin_immediate(connection: Any) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+@asynccontextmanager
+async def exclusive(url: URL) -> AsyncIterator[AsyncConnection]:
+    """A connection in a write transaction that is committed at the end, while no core has the file.
+
+    Makes the file when there is none, for its owner's eyes only.
+    """
+    lock = FileLock(url)
+    try:
+        make(url)
+        engine = writer_engine(url)
+        try:
+            async with engine.begin() as connection:
+                yield connection
+        finally:
+            await engine.dispose()
+    finally:
+        lock.release()
+
+
+class SqliteDatabase(Database):
+    """A SQLite file, held exclusively from construction to `close`."""
+
+    single_core = True
+    failures = (SQLAlchemyError, sqlite3.Error, OSError, OverflowError, UnicodeError)
+
+    def __init__(self, url: URL, *, now_us: Callable[[], int], jitter: Callable[[], float]) -> None:
+        """`now_us` is the clock that leases expire by.
+
+        SchemaOutdated when there is no such file, StoreUnavailable when another process has it.
+        """
+        if not exists(url):
+            raise SchemaOutdated(f"there is no database at {url.database}: run `worldrouter migrate`")
+        self._lock = FileLock(url)
+        super().__init__(
+            writer_engine(url),
+            reader_engine(url),
+            writer_count=1,
+            reader_count=READER_COUNT,
+            jitter=jitter,
+        )
+        self._clock_us = now_us
+        self._settle = SettleTransaction()
+        self._driver: aiosqlite.Connection | None = None
+        event.listen(self._writers.sync_engine, "invalidate", self._forget_driver)
+
+    def insert(self, table: Table) -> sqlite.Insert:
+        return sqlite.insert(table)
+
+    def now_us(self) -> ColumnElement[int]:
+        return literal(self._clock_us(), BIGINT)
+
+    def translate(self, error: Exception) -> StoreError:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        meaning = Refused if isinstance(cause, _REFUSALS) else StoreUnavailable
+        return meaning(f"SQLite failed: {cause}")
+
+    async def settle_once(self, batch: Sequence[Settlement]) -> None:
+        try:
+            driver = await self._writer_driver()
+            # aiosqlite has no public way to run a function of one's own in the connection's thread; this is
+            # what all of its public methods are made of.
+            await driver._execute(  # type: ignore[no-untyped-call]
+                self._settle.run, driver._conn, batch, self._clock_us()
+            )
+        except CommitFailed as error:
+            raise CommitUnknown(f"SQLite failed to commit: {error}") from error
+        except self.failures as error:
+            raise self.translate(error) from error
+
+    async def _writer_driver(self) -> aiosqlite.Connection:
+        """The driver's side of the writer. Who is in a transaction has the pool's only connection; who settles
+        keeps everybody out of the pool, so it need not be taken out again each time."""
+        if self._driver is None:
+            async with self._writers.connect() as connection:
+                driver: Any = (await connection.get_raw_connection()).driver_connection
+                self._driver = driver
+        return self._driver
+
+    def _forget_driver(self, *_event: object) -> None:
+        self._driver = None
+
+    async def release(self) -> None:
+        await super().release()
+        self._lock.release()

@@ -1,0 +1,61 @@
+"""The settle transaction on SQLite: one function, run in one hop to the thread of the writer's connection.
+
+A hop costs more than all statements of a small batch, so there is exactly one.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import bindparam, func, select
+from sqlalchemy.dialects import sqlite
+
+from storage.records import Settlement
+from storage.settle_statements import CommitFailed, SettleStatements
+from storage.settlement import HeldLease, Plan, late_accounts, plan, unknown
+
+
+class SettleTransaction:
+    """Commits batches of settlements on a driver connection that is in autocommit mode."""
+
+    def __init__(self) -> None:
+        ids = select(func.json_each(bindparam("ids")).table_valued("value").c.value)
+        self._sql = SettleStatements(sqlite.dialect(paramstyle="qmark"), lambda column: column.in_(ids))
+
+    def run(self, connection: sqlite3.Connection, batch: Sequence[Settlement], now_us: int) -> None:
+        """Commit a batch, all or none.
+
+        CommitFailed when the outcome is unknown; anything else means that nothing was changed.
+        """
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            self._write(connection, self._plan(connection, batch, now_us))
+        except BaseException:
+            connection.rollback()
+            raise
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            connection.rollback()
+            raise CommitFailed(str(error)) from error
+
+    def _plan(self, connection: sqlite3.Connection, batch: Sequence[Settlement], now_us: int) -> Plan:
+        known = connection.execute(self._sql.known, _ids({row.request_id for row in batch}))
+        fresh = unknown(batch, {ref for (ref,) in known})
+        named = {row.lease_id for row in fresh if row.lease_id is not None}
+        found = connection.execute(self._sql.leases, _ids(named))
+        held = {id_: HeldLease(account, free, bool(active)) for id_, account, free, active in found}
+        late = late_accounts(fresh, held)
+        spendable = dict(connection.execute(self._sql.accounts, _ids(late)).fetchall()) if late else {}
+        return plan(fresh, held, spendable, now_us)
+
+    def _write(self, connection: sqlite3.Connection, planned: Plan) -> None:
+        connection.executemany(self._sql.spend, [(amount, id_) for id_, amount in planned.spent.items()])
+        connection.executemany(self._sql.charge, [(amount, id_) for id_, amount in planned.taken.items()])
+        connection.executemany(self._sql.insert, planned.rows)
+
+
+def _ids(ids: Collection[str]) -> tuple[str]:
+    return (json.dumps(list(ids)),)

@@ -1,0 +1,190 @@
+"""The tables, as SQLAlchemy Core sees them; `migrations` makes them.
+
+Money is BIGINT nanodollars, prices BIGINT picodollars per token, times BIGINT microseconds since the Unix
+epoch. On SQLite the tables are STRICT: a number that is not an integer is refused rather than kept.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+# STRICT tables of SQLite know INTEGER (64-bit there), TEXT and BLOB alone.
+BIGINT = BigInteger().with_variant(Integer(), "sqlite")
+FLAG = Boolean().with_variant(Integer(), "sqlite")
+
+metadata = MetaData()
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("display_name", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    # What no lease holds. Stays 0 on house accounts, whose balance is a sum over the ledger: a row that
+    # every payment changed would make them wait for one another.
+    Column("available", BIGINT, nullable=False),
+    Column("credit_limit", BIGINT, nullable=False),
+    Column("created_us", BIGINT, nullable=False),
+    CheckConstraint("kind IN ('user', 'service', 'house')", name="ck_accounts_kind"),
+    CheckConstraint("credit_limit >= 0", name="ck_accounts_credit_limit"),
+    CheckConstraint("kind = 'house' OR available + credit_limit >= 0", name="ck_accounts_available"),
+    Index("ix_accounts_created", "created_us", "id"),
+    sqlite_strict=True,
+)
+
+cores = Table(
+    "cores",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("started_us", BIGINT, nullable=False),
+    Column("heartbeat_us", BIGINT, nullable=False),
+    sqlite_strict=True,
+)
+
+_ACTIVE = text("state = 'active'")
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    Column("core_id", Text, ForeignKey("cores.id"), nullable=False),
+    Column("granted", BIGINT, nullable=False),
+    Column("spent", BIGINT, nullable=False),
+    Column("seq", BIGINT, nullable=False),
+    Column("state", Text, nullable=False),
+    # The life that `acquire` asked for: an extension counts live cores by it.
+    Column("ttl_us", BIGINT, nullable=False),
+    Column("expires_us", BIGINT, nullable=False),
+    CheckConstraint("state IN ('active', 'closed')", name="ck_leases_state"),
+    CheckConstraint("0 <= spent AND spent <= granted", name="ck_leases_spent"),
+    Index("ix_leases_account", "account_id", postgresql_where=_ACTIVE, sqlite_where=_ACTIVE),
+    Index("ix_leases_core", "core_id", postgresql_where=_ACTIVE, sqlite_where=_ACTIVE),
+    Index("ix_leases_expires", "expires_us", postgresql_where=_ACTIVE, sqlite_where=_ACTIVE),
+    sqlite_strict=True,
+)
+
+# Without foreign keys: a settlement must never fail for a row that somebody else owns, and on PostgreSQL
+# the check would lock the account's row once per charge. Nothing that the ledger names is ever deleted.
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("id", BIGINT, Identity(), primary_key=True),
+    Column("ref", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("created_us", BIGINT, nullable=False),
+    Column("debit_account", Text, nullable=False),
+    Column("credit_account", Text, nullable=False),
+    Column("amount", BIGINT, nullable=False),
+    Column("shortfall", BIGINT, nullable=False),
+    Column("note", Text, nullable=False),
+    # What follows describes a request: NULL unless kind is 'usage'.
+    Column("lease_id", Text),
+    Column("key_id", Text),
+    Column("client_request_id", Text),
+    Column("model_id", Text),
+    Column("endpoint", Text),
+    Column("price_id", Text),
+    Column("prompt_tokens", BIGINT),
+    Column("cached_tokens", BIGINT),
+    Column("cache_write_tokens", BIGINT),
+    Column("completion_tokens", BIGINT),
+    Column("reasoning_tokens", BIGINT),
+    Column("estimated", FLAG),
+    Column("status", Text),
+    Column("finish_reason", Text),
+    Column("error_reason", Text),
+    Column("attempts", BIGINT),
+    Column("streamed", FLAG),
+    Column("ttft_ms", BIGINT),
+    Column("duration_ms", BIGINT),
+    Column("core_id", Text),
+    UniqueConstraint("ref", "kind", name="uq_ledger_ref_kind"),
+    CheckConstraint("kind IN ('usage', 'topup', 'fee', 'refund', 'adjust')", name="ck_ledger_kind"),
+    CheckConstraint("amount >= 0 AND shortfall >= 0", name="ck_ledger_amount"),
+    Index("ix_ledger_debit", "debit_account", "id"),
+    # Usage always credits the same house account: its rows would only swell this index.
+    Index(
+        "ix_ledger_credit",
+        "credit_account",
+        "id",
+        postgresql_where=text("kind <> 'usage'"),
+        sqlite_where=text("kind <> 'usage'"),
+    ),
+    sqlite_strict=True,
+)
+
+prices = Table(
+    "prices",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("model_id", Text, nullable=False),
+    Column("input_pico_usd", BIGINT, nullable=False),
+    Column("output_pico_usd", BIGINT, nullable=False),
+    Column("cache_read_pico_usd", BIGINT, nullable=False),
+    Column("cache_write_pico_usd", BIGINT, nullable=False),
+    sqlite_strict=True,
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    Column("display_name", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("pepper_version", BIGINT, nullable=False),
+    Column("secret_prefix", Text, nullable=False),
+    Column("secret_suffix", Text, nullable=False),
+    Column("old_digest", LargeBinary),
+    Column("old_pepper_version", BIGINT),
+    Column("old_expires_us", BIGINT),
+    Column("created_us", BIGINT, nullable=False),
+    Column("expires_us", BIGINT),
+    Column("revoked_us", BIGINT),
+    Column("seq", BIGINT, nullable=False),
+    UniqueConstraint("seq", name="uq_api_keys_seq"),
+    Index("ix_api_keys_created", "created_us", "id"),
+    Index("ix_api_keys_account", "account_id", "created_us", "id"),
+    sqlite_strict=True,
+)
+
+# One row per counter. A change takes the next number by UPDATE … RETURNING in its own transaction: the
+# row stays locked until the commit, so numbers become visible in their order.
+revisions = Table(
+    "revisions",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", BIGINT, nullable=False),
+    sqlite_strict=True,
+)
+
+API_KEY_REVISION = "api_keys"
+"""Name of the counter that `api_keys.seq` comes from."""
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("body_hash", LargeBinary, nullable=False),
+    # What the first call made, for example a payment's id: the answer is rebuilt from it.
+    Column("response", Text, nullable=False),
+    Column("created_us", BIGINT, nullable=False),
+    sqlite_strict=True,
+)
