@@ -103,7 +103,7 @@ def balance(session: Session, account_id: str, as_json: bool) -> None:
         nano: dict[str, Json] = {f"{name}_nano_usd": amount for name, amount in amounts.items()}
         print_json({"account_id": found.account_id, **exact, **nano})
         return
-    shown = {name.replace("_", " "): f"{shown_usd(amount):>16} USD" for name, amount in amounts.items()}
+    shown = {name.replace("_", " "): f"{shown_usd(amount)} USD" for name, amount in amounts.items()}
     print_fields({"account": found.account_id, **shown})
 
 

@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import click
-from grpc_health.v1 import health_pb2  # type: ignore[import-untyped]
+from grpc_health.v1 import health_pb2
 from worldrouter.v1 import chat_pb2, metering_pb2
 
 from core.cli.catalog import cheapest_model, list_models
@@ -56,7 +56,7 @@ def process(session: Session) -> str:
 
 def grpc_health(core: Core) -> str:
     """The core answers and says that it serves."""
-    answer = core.call(core.health.Check, health_pb2.HealthCheckRequest())
+    answer = core.call(core.check_health, health_pb2.HealthCheckRequest())
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
         raise Problem(f"the core answers {status}", "it is starting or stopping: wait, then see its log")

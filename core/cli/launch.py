@@ -6,6 +6,7 @@ wanted by the commands that are mere clients, and would double the time until th
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,14 +30,17 @@ def _config_option(command: AnyFunction) -> AnyFunction:
     return click.option("--config", type=file, metavar="FILE", help="Configuration file, worldrouter.toml.")(command)
 
 
-host_option: Decorator = click.option("--host", metavar="ADDRESS", help="Address to listen at.  [default: 127.0.0.1]")
+def _host_option(what: str) -> Decorator:
+    return click.option("--host", metavar="ADDRESS", help=f"Address of {what}.  [default: 127.0.0.1]")
+
+
 http_port_option = _port_option("--http-port", "8080; 0 picks a free one", "the HTTP API")
 grpc_port_option = _port_option("--grpc-port", "50051; 0 picks a free one", "the gRPC API")
 admin_port_option = _port_option("--admin-port", "a free one", "/metrics")
 
 
 @click.command()
-@host_option
+@_host_option("the HTTP API")
 @http_port_option
 @grpc_port_option
 @admin_port_option
@@ -72,7 +76,7 @@ def serve(
 
 
 @click.command()
-@host_option
+@_host_option("the gRPC API; other than loopback it needs TLS, a matter of the configuration")
 @grpc_port_option
 @admin_port_option
 @_config_option
@@ -108,39 +112,33 @@ def edge(session: Session, arguments: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.option(
-    "--database-url",
-    metavar="URL",
-    envvar="WORLDROUTER_DATABASE_URL",
-    show_envvar=True,
-    help="Database, sqlite+aiosqlite:///PATH or postgresql+asyncpg://USER@HOST/NAME.  "
-    "[default: worldrouter.db in the home]",
-)
+@_config_option
 @home_option()
 @click.pass_obj
-def migrate(session: Session, database_url: str | None) -> None:
+def migrate(session: Session, config: Path | None) -> None:
     """Bring the database to the schema of this version.
 
-    In one transaction; nothing happens when it is there already. `serve` does it by itself for its SQLite
-    database.
+    The database is that of the configuration or of $WORLDROUTER_DATABASE_URL, else worldrouter.db in the state
+    folder. In one transaction; nothing happens when it is there already. `serve` does it by itself for its
+    SQLite database.
 
     \b
     Examples:
-      worldrouter migrate
-      worldrouter migrate --database-url postgresql+asyncpg://worldrouter@db.internal/worldrouter
+      worldrouter migrate --config worldrouter.toml
+      WORLDROUTER_DATABASE_URL=postgresql+asyncpg://worldrouter@db/worldrouter worldrouter migrate
     """
     # Lazily, see above.
     import asyncio
 
+    from core.server import database_url
+    from core.settings import BadSettings, load
     from storage.interfaces import StoreError
     from storage.migrate import migrate as upgrade
 
-    if database_url is None:
-        _create(session.home)
-    url = database_url or f"sqlite+aiosqlite:///{session.home.database}"
+    _create(session.home)
     try:
-        asyncio.run(upgrade(url))
-    except StoreError as error:
+        asyncio.run(upgrade(database_url(load(config, os.environ, {}), session.home)))
+    except (BadSettings, StoreError, OSError) as error:
         raise click.ClickException(one_line(str(error))) from error
     click.echo("The database has the schema of this version.")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, localcontext
 
 import click
 
@@ -24,11 +24,11 @@ def parse_usd(text: str) -> int:
         raise ValueError(f"{text!r} is not an amount in USD such as 10 or 12.50")
     if len(plain[1] or "") > 9:
         raise ValueError(f"{text} has more than 9 decimals")
-    amount_usd = Decimal(text)
-    if amount_usd > Decimal(MAX_NANO_USD).scaleb(-9):
-        raise ValueError(f"{text} USD is more than can be booked")
-    # At most 19 digits where a context holds 28: the product is exact.
-    return int(amount_usd * NANO_PER_USD)
+    with localcontext(Context(prec=28, traps=[Inexact])):
+        amount_usd = Decimal(text)
+        if amount_usd > Decimal(MAX_NANO_USD).scaleb(-9):
+            raise ValueError(f"{text} USD is more than can be booked")
+        return int(amount_usd * NANO_PER_USD)
 
 
 def exact_usd(amount_nano_usd: int) -> str:

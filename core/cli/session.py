@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import click
-from grpc import Channel
+import grpc
 
-from core.cli.client import Core, Tls, is_local, open_channel
+from core.cli.client import Core, is_local
 from core.home import BadReadyFile, Home, Ready
 
 
@@ -49,7 +49,6 @@ class Session:
     ca: Path | None = None
     cert: Path | None = None
     client_key: Path | None = None
-    open_channel: Callable[[str, Tls | None], Channel] = open_channel
     now: Callable[[], datetime] = _utc_now
     monotonic_s: Callable[[], float] = time.monotonic
     new_id: Callable[[], str] = _new_id
@@ -61,12 +60,12 @@ class Session:
         """A client of the core. A clear error when it cannot be found or the credential cannot be read."""
         target = self.target()
         credential = self.credential()
-        tls = self.tls()
-        if tls is None and not is_local(target):
+        credentials = self.channel_credentials()
+        if credentials is None and not is_local(target):
             raise click.ClickException(
                 f"the credential would go to {target} in plain text; give --ca, or use a local address"
             )
-        return Core(self.open_channel(target, tls), credential, target)
+        return Core(target, credential, credentials)
 
     def ready(self) -> Ready:
         """What the running router wrote. A clear error when there is none."""
@@ -93,16 +92,16 @@ class Session:
             raise click.ClickException(f"{path} does not hold a credential")
         return credential.decode("ascii")
 
-    def tls(self) -> Tls | None:
+    def channel_credentials(self) -> grpc.ChannelCredentials | None:
         """The TLS material; None without --ca and --cert: plain text."""
         if (self.cert is None) != (self.client_key is None):
             raise click.UsageError("--cert and --client-key belong together")
         if self.ca is None and self.cert is None:
             return None
-        return Tls(
-            authority=None if self.ca is None else read_bytes(self.ca, "CA certificate"),
-            certificate=None if self.cert is None else read_bytes(self.cert, "certificate"),
+        return grpc.ssl_channel_credentials(
+            root_certificates=None if self.ca is None else read_bytes(self.ca, "CA certificate"),
             private_key=None if self.client_key is None else read_bytes(self.client_key, "client key"),
+            certificate_chain=None if self.cert is None else read_bytes(self.cert, "certificate"),
         )
 
 
