@@ -48,3 +48,4 @@ def log_to(out: TextIO, *, secrets: Iterable[str] = (), level: int = logging.INF
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells every step of nothing at all

@@ -98,11 +98,11 @@ async def _serve(settings: Settings, edge_settings: EdgeSettings, home: Home) ->
         last.push_async_callback(admin.stop)
         secret = await _first_key(auth_pb2_grpc.AuthServiceStub(channel), operator_token(home))
         grpc_address = f"{settings.core.host}:{core.grpc_port}"
-        home.write_ready(Ready(edge.url, grpc_address, os.getpid(), upstreams, [admin.url]))
-        last.callback(home.remove_ready)
         settle_in_memory()
         sys.stdout.write(welcome(edge.url, grpc_address, admin.url, list(core.model_ids), secret))
         sys.stdout.flush()
+        home.write_ready(Ready(edge.url, grpc_address, os.getpid(), upstreams, [admin.url]))
+        last.callback(home.remove_ready)
         await signals.wait()
         _log.info("stopping")
     end_by_force()
