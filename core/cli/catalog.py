@@ -50,7 +50,7 @@ def cheapest_model(core: Core) -> routing_pb2.Model:
     """The model to use when none is named: of those that stream the one of the lowest price."""
     streaming = [model for model in list_models(core, limit=1000) if model.streaming]
     if not streaming:
-        raise click.ClickException("the catalog has no model that streams; `worldrouter models` lists it")
+        raise click.ClickException("the catalog has no model that streams: set a provider's key, or configure one")
 
     def dearness(model: routing_pb2.Model) -> tuple[int, str]:
         return model.price.input_pico_usd_per_token + model.price.output_pico_usd_per_token, model.id

@@ -138,7 +138,7 @@ def _run(name: str, check: Callable[[], str]) -> Finding:
     except CallFailed as error:
         return Finding(name, "failed", error.message, MENDS.get(error.reason, SEE_LOG))
     except click.ClickException as error:
-        return Finding(name, "failed", one_line(error.message), SEE_LOG)
+        return Finding(name, "failed", one_line(error.message))  # these say themselves what to do
 
 
 def _skipped(names: Sequence[str], why: str) -> Iterator[Finding]:

@@ -88,7 +88,7 @@ def test_a_catalog_without_streaming_models_is_an_error(invoke: Callable[..., An
     run.answer("RoutingService.ListModels", routing_pb2.ListModelsResponse())
     result = run.result()
     assert result.exit_code == 1
-    assert result.stderr == "Error: the catalog has no model that streams; `worldrouter models` lists it\n"
+    assert result.stderr == "Error: the catalog has no model that streams: set a provider's key, or configure one\n"
 
 
 def test_control_characters_of_a_model_do_not_reach_the_terminal(invoke: Callable[..., Any]) -> None:
