@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 START_TIMEOUT_S = 60.0
+COMMAND = str(Path(sys.executable).with_name("worldrouter"))
 
 SCRIPTED = """
 [providers.script]
@@ -68,7 +69,7 @@ class Router:
     def command(self, *arguments: str) -> Any:
         """Run a command of the command line with --json and return what it printed."""
         done = subprocess.run(
-            [sys.executable, "-m", "core.cli", "--home", str(self.home), *arguments, "--json"],
+            [COMMAND, "--home", str(self.home), *arguments, "--json"],
             capture_output=True,
             text=True,
             timeout=30,
@@ -86,7 +87,7 @@ def start_router(home: Path, *arguments: str, environment: dict[str, str] | None
     """Start `worldrouter serve` on free ports and wait until it is ready."""
     output = (home.parent / f"{home.name}.out").open("w+")
     process = subprocess.Popen(
-        [sys.executable, "-m", "core.cli", "serve", "--http-port", "0", "--grpc-port", "0", *arguments],
+        [COMMAND, "serve", "--http-port", "0", "--grpc-port", "0", *arguments],
         env={**os.environ, "WORLDROUTER_HOME": str(home), **(environment or {})},
         stdout=output,
         stderr=subprocess.STDOUT,
