@@ -19,15 +19,10 @@ from pathlib import Path
 
 from core.embedded.model import DISPLAY_NAME, ModelServerError, find_model
 
-__all__ = ["ModelServer", "ModelServerError", "default_threads"]
+__all__ = ["ModelServer", "ModelServerError"]
 
 _CHILD_ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")
 _LOG_TAIL_LINES = 3
-
-
-def default_threads(cores: int) -> int:
-    """Threads for the model on a machine of so many cores: one is left to the router, two are plenty."""
-    return 2 if cores > 2 else 1
 
 
 def _quiet(_message: str) -> None:
@@ -37,7 +32,7 @@ def _quiet(_message: str) -> None:
 class ModelServer:
     """A child process with llama.cpp's HTTP server and the embedded model, on loopback.
 
-    `log_path` receives all it prints, overwritten at each start. `port` 0 takes a free one, kept for later starts.
+    `log_path` receives all it prints, overwritten by the first start. `port` 0 takes a free one, kept for later starts.
     `progress` is told, in words for people, what is being waited for. The child ends with the *thread* that called
     `start` at the latest, also after kill -9.
     """
@@ -119,7 +114,7 @@ class ModelServer:
         command = [sys.executable, "-P", "-m", "core.embedded.llama_server"]
         options = ["--port", str(self._port), "--threads", str(self._threads), "--parent", str(os.getpid())]
         environment = {name: os.environ[name] for name in _CHILD_ENVIRONMENT if name in os.environ}
-        with self._log_path.open("wb") as log:
+        with self._log_path.open("wb" if self._process is None else "ab") as log:
             return await asyncio.create_subprocess_exec(
                 *command,
                 *options,

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.embedded.model_server import ModelServer, ModelServerError, default_threads
+from core.embedded.model_server import ModelServer, ModelServerError
 
 CHILD = [sys.executable, "-P", "-m", "core.embedded.llama_server"]
 
@@ -167,8 +167,3 @@ def test_a_child_that_lost_its_parent_before_it_asked_ends_at_once() -> None:
         [*CHILD, "--parent", "1"], stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False
     )
     assert (run.returncode, run.stdout) == (1, b"")
-
-
-def test_one_core_is_left_to_the_router() -> None:
-    """Two threads from three cores on, one below."""
-    assert [default_threads(cores) for cores in (1, 2, 3, 64)] == [1, 1, 2, 2]

@@ -1,0 +1,1 @@
+"""Providers whose key may be in the environment: one TOML each, data alone. `scripts/presets` renews them."""
