@@ -1,0 +1,225 @@
+"""A pooled HTTP/1.1 client for upstream calls, at a fifth of the CPU per request of aiohttp's.
+
+It knows what a model router needs: POST a body, read an answer piece by piece, give up at any moment.
+Redirects are not followed, cookies not kept, compressed answers refused. Only opening a connection takes a
+task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from core.providers.base import ConnectFailed
+from core.providers.http_connection import Connection
+from core.providers.http_reply import HttpReply
+
+SWEEP_MIN_DELAY_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """Bounds of the client.
+
+    `connect_timeout_s` covers name lookup, TCP and TLS. An idle connection is closed after `idle_timeout_s`.
+    `max_connections` per origin, idle ones included; None: as many as there are requests. A request above it
+    fails at once with ConnectFailed, so that another endpoint is tried instead of waiting here.
+    """
+
+    connect_timeout_s: float = 5.0
+    idle_timeout_s: float = 60.0
+    max_connections: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where connections go: scheme (http or https), host and port."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, base_url: str) -> Origin:
+        """The origin of a base URL. ValueError (without the URL, which may hold a secret) if it has none."""
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or not parts.hostname.isascii():
+            raise ValueError("a base URL must begin with http:// or https:// and name a host")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError("a base URL must not carry credentials, a query or a fragment")
+        port = parts.port if parts.port is not None else 443 if parts.scheme == "https" else 80
+        return cls(parts.scheme, parts.hostname, port)
+
+    @property
+    def authority(self) -> str:
+        """The value of the Host header: the port is left out when it is the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == {"http": 80, "https": 443}[self.scheme] else f"{host}:{self.port}"
+
+
+class HttpPool:
+    """The connections to one origin. Made by `HttpClient.pool`."""
+
+    def __init__(
+        self, origin: Origin, limits: HttpLimits, tls: ssl.SSLContext | None, wall_clock: Callable[[], float]
+    ) -> None:
+        self._origin = origin
+        self._limits = limits
+        self._tls = tls
+        self._wall_clock = wall_clock
+        self._open: set[Connection] = set()
+        self._idle: dict[Connection, float] = {}  # since when; the longest idle first, the last used first
+        self._dialling: set[asyncio.Task[Connection]] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Future[None] | None = None
+
+    def send(self, head: bytes, body: bytes) -> HttpReply:
+        """Send a request: the whole head, blank line included, and the body. Never blocks, never raises.
+
+        Synchronous over an idle connection; else the request goes out when one is open.
+        """
+        reply = HttpReply(self._dial, head, body)
+        limit = self._limits.max_connections
+        if self._idle:
+            reply.begin(self._idle.popitem()[0])
+        elif limit is not None and len(self._open) + len(self._dialling) >= limit:
+            reply.broke(ConnectFailed("The limit of connections to the upstream is reached."))
+        else:
+            self._dial(reply)
+        return reply
+
+    def _dial(self, reply: HttpReply) -> None:
+        """Open a connection for this request, and send it there."""
+        if self._closing is not None:
+            reply.broke(ConnectFailed("The upstream's connections are closed."))
+            return
+        task = asyncio.get_running_loop().create_task(self._connect())
+        self._dialling.add(task)
+        reply.dialled_by(task)
+        task.add_done_callback(functools.partial(self._dialled, reply))
+
+    async def _connect(self) -> Connection:
+        connection = Connection(self, self._wall_clock)
+        origin = self._origin
+        async with asyncio.timeout(self._limits.connect_timeout_s):
+            await asyncio.get_running_loop().create_connection(
+                lambda: connection,
+                origin.host,
+                origin.port,
+                ssl=self._tls,
+                server_hostname=None if self._tls is None else origin.host,
+            )
+        return connection
+
+    def _dialled(self, reply: HttpReply, task: asyncio.Task[Connection]) -> None:
+        self._dialling.discard(task)
+        error = None if task.cancelled() else task.exception()
+        connection = None if task.cancelled() or error is not None else task.result()
+        if connection is not None and connection.is_open:
+            self._open.add(connection)
+            if reply.is_waiting:
+                reply.begin(connection)
+            else:
+                connection.abort()
+        elif reply.is_waiting:
+            failure = ConnectFailed("The upstream could not be reached.")
+            failure.__cause__ = error
+            reply.broke(failure)
+        self._check_closed()
+
+    # the connections' side
+
+    def release(self, connection: Connection) -> None:
+        """See `Owner.release`."""
+        if self._closing is not None:
+            connection.abort()
+            return
+        loop = asyncio.get_running_loop()
+        self._idle[connection] = loop.time()
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(self._limits.idle_timeout_s, self._sweep)
+
+    def lost(self, connection: Connection) -> None:
+        """See `Owner.lost`."""
+        self._idle.pop(connection, None)
+        self._open.discard(connection)
+        self._check_closed()
+
+    def _sweep(self) -> None:
+        """Close what was idle for too long; one timer serves all connections of the pool."""
+        self._sweeper = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for connection, since in list(self._idle.items()):
+            left_s = since + self._limits.idle_timeout_s - now
+            if left_s > 0:
+                self._sweeper = loop.call_later(max(left_s, SWEEP_MIN_DELAY_S), self._sweep)
+                return
+            del self._idle[connection]
+            connection.abort()
+
+    def close_idle(self) -> None:
+        """Close the idle connections; those in use are not touched."""
+        for connection in list(self._idle):
+            connection.abort()
+        self._idle.clear()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+
+    async def close(self) -> None:
+        """Close every connection; calls under way fail. Returns when no socket is left."""
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_future()
+        self.close_idle()
+        for task in self._dialling:
+            task.cancel()
+        for connection in list(self._open):
+            connection.abort()
+        self._check_closed()
+        await asyncio.shield(self._closing)
+
+    def _check_closed(self) -> None:
+        if self._closing is not None and not (self._open or self._dialling or self._closing.done()):
+            self._closing.set_result(None)
+
+
+class HttpClient:
+    """All pools, one per origin; shared by all providers."""
+
+    def __init__(
+        self,
+        limits: HttpLimits | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`tls` replaces the default context (system trust store, host names verified)."""
+        self._limits = limits or HttpLimits()
+        self._tls = tls
+        self._wall_clock = wall_clock
+        self._pools: dict[Origin, HttpPool] = {}
+
+    def pool(self, origin: Origin) -> HttpPool:
+        """The pool of this origin, made when first asked for."""
+        found = self._pools.get(origin)
+        if found is None:
+            tls = self._tls_context() if origin.scheme == "https" else None
+            found = self._pools[origin] = HttpPool(origin, self._limits, tls, self._wall_clock)
+        return found
+
+    async def close(self) -> None:
+        """Close every connection of every pool; calls under way fail."""
+        for pool in self._pools.values():
+            await pool.close()
+
+    def _tls_context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+            self._tls.set_alpn_protocols(["http/1.1"])
+        return self._tls
