@@ -137,7 +137,7 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
     def _amount_nano_usd(self, request: metering_pb2.CreateTopUpRequest) -> int:
         """The credit to add. Raises InvalidRequest outside the bounds."""
         amount = request.amount_nano_usd
-        least, most = self._rules.minimum_nano_usd, MAX_TOP_UP_NANO_USD
+        least, most = max(1, self._rules.minimum_nano_usd), MAX_TOP_UP_NANO_USD
         if not least <= amount <= most:
             raise InvalidRequest(f"amount_nano_usd must be {least} to {most}.", param="amount_nano_usd")
         return amount

@@ -14,6 +14,7 @@ from core.apikeys import Peppers, make_key, shown_prefix, shown_suffix
 from core.auth import Authenticator, OperatorCredential
 from core.guard import Guard
 from core.ids import IdSource
+from core.inprocess import InProcessServer
 from storage.interfaces import StoreUnavailable
 from storage.records import AccountKind, ApiKey
 
@@ -131,14 +132,18 @@ def ids() -> IdSource:
 Serve = Callable[[Guard], Awaitable[grpc.aio.Channel]]
 
 
-@pytest.fixture
-async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
-    """Serves what a guard holds on a Unix socket; answers a channel to it."""
+@pytest.fixture(params=["socket", "in-process"])
+async def serve(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Serve]:
+    """Serves what a guard holds, on a Unix socket or within the process; answers a channel to it."""
     async with AsyncExitStack() as stack:
 
         async def start(guard: Guard) -> grpc.aio.Channel:
-            server = grpc.aio.server()
+            within = InProcessServer()
+            server = within if request.param == "in-process" else grpc.aio.server()
             guard.install(server)
+            if server is within:
+                stack.push_async_callback(server.stop, 0)
+                return await stack.enter_async_context(within.channel())
             address = f"unix:{tmp_path}/s"
             server.add_insecure_port(address)
             await server.start()
@@ -146,3 +151,9 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
             return await stack.enter_async_context(grpc.aio.insecure_channel(address))
 
         yield start
+
+
+@pytest.fixture
+def over_socket(request: pytest.FixtureRequest) -> bool:
+    """Whether `serve` uses a socket."""
+    return "in-process" not in request.node.name
