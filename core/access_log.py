@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import TextIO
 
 import msgspec
+
+DELAY_S = 0.1
 
 
 class AccessRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -36,20 +40,34 @@ class AccessRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AccessLog:
-    """Writes the lines: JSON for machines, a short readable form for a terminal."""
+    """Collects lines and writes them together a moment later: a write for each would cost more than making it.
+
+    JSON for machines, a short readable form for a terminal.
+    """
 
     def __init__(self, out: TextIO, *, readable: bool) -> None:
         self._out = out
         self._encode = msgspec.json.Encoder().encode
         self._line = self._text if readable else self._json
+        self._lines: list[str] = []
+        self._due: asyncio.TimerHandle | None = None
 
     def write(self, record: AccessRecord) -> None:
-        """Write one line; a full disk or a closed pipe must not fail the request."""
-        try:
-            self._out.write(self._line(record) + "\n")
-            self._out.flush()
-        except OSError:
-            pass
+        """Add one line, which is out within DELAY_S."""
+        self._lines.append(self._line(record))
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_later(DELAY_S, self.flush)
+
+    def flush(self) -> None:
+        """Write what there is now; a full disk or a closed pipe must not fail a request."""
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        lines, self._lines = self._lines, []
+        if lines:
+            with contextlib.suppress(OSError, ValueError):
+                self._out.write("\n".join(lines) + "\n")
+                self._out.flush()
 
     def _json(self, record: AccessRecord) -> str:
         return self._encode(record).decode()

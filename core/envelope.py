@@ -7,8 +7,6 @@ again (a number above 2^64 would not survive that).
 
 from __future__ import annotations
 
-import json
-
 import msgspec
 
 from core.errors import InvalidRequest
@@ -42,6 +40,7 @@ class _Part(msgspec.Struct):
 _messages_decoder = msgspec.json.Decoder(list[_Message])
 _parts_decoder = msgspec.json.Decoder(list[_Part])
 _string_decoder = msgspec.json.Decoder(str)
+_integer_decoder = msgspec.json.Decoder(int)
 
 
 class Envelope(msgspec.Struct, frozen=True):
@@ -139,12 +138,12 @@ def _model(fields: _Fields) -> str:
     return model
 
 
-def _value(raw: msgspec.Raw) -> object:
-    """The value of a small field. The standard library's reader knows integers of any size."""
-    try:
-        return json.loads(bytes(raw))
-    except ValueError:  # an integer of more digits than Python reads, or a lone surrogate
-        return None
+def _big_integer(raw: msgspec.Raw, name: str) -> int:
+    """An integer that 64 bits do not hold is out of range, which is another error than being no integer."""
+    text = bytes(raw)
+    if not text.removeprefix(b"-").isdigit():
+        raise InvalidRequest(f"{name} must be an integer.", param=name, code="invalid_type")
+    return -1 if text.startswith(b"-") else 2**64
 
 
 def _boolean(fields: _Fields, name: str) -> bool:
@@ -160,9 +159,10 @@ def _integer(fields: _Fields, name: str, *, most: int) -> int | None:
     raw = fields.get(name)
     if raw is None or raw == _NULL:
         return None
-    value = _value(raw)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise InvalidRequest(f"{name} must be an integer.", param=name, code="invalid_type")
+    try:
+        value = _integer_decoder.decode(raw)
+    except msgspec.MsgspecError:
+        value = _big_integer(raw, name)
     if not 1 <= value <= most:
         raise InvalidRequest(f"{name} must be from 1 to {most}.", param=name)
     return value

@@ -78,7 +78,9 @@ class CoreServer:
         self._catalog = configured.catalog(settings)
         self._health = HealthServicer()
         self._server = make_server(settings.core)
-        self.metrics = Metrics(CollectorRegistry())
+        self.metrics = Metrics()
+        self.registry = CollectorRegistry()
+        self.registry.register(self.metrics)
         self.engine = Engine(
             settings,
             store,
@@ -186,6 +188,7 @@ class CoreServer:
         await self._client.close()
         await self._server.stop(0)
         await self._store.close()
+        self._access_log.flush()
 
 
 def settle_in_memory() -> None:
@@ -220,7 +223,7 @@ def run(config: Path | None, home: Home, overrides: Mapping[str, object]) -> int
 async def _serve(settings: Settings, home: Home) -> None:
     signals = StopSignals(settings.timeouts.drain_s)
     server = await CoreServer.start(settings, home, os.environ, starting_balance=False)
-    admin = await AdminServer.start([server.metrics.registry], settings.core.admin_host, settings.core.admin_port)
+    admin = await AdminServer.start([server.registry], settings.core.admin_host, settings.core.admin_port)
     settle_in_memory()
     _log.info("serving gRPC on %s:%d, metrics on %s", settings.core.host, server.grpc_port, admin.url)
     await signals.wait()
