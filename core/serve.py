@@ -92,9 +92,7 @@ async def _serve(settings: Settings, edge_settings: EdgeSettings, home: Home) ->
         registry = CollectorRegistry()
         edge = await EdgeServer.start(make_app(channel, edge_settings, registry), edge_settings)
         last.push_async_callback(_stop_edge, edge, signals)
-        admin = await AdminServer.start(
-            [core.registry, registry], settings.core.admin_host, settings.core.admin_port
-        )
+        admin = await AdminServer.start([core.registry, registry], settings.core.admin_host, settings.core.admin_port)
         last.push_async_callback(admin.stop)
         secret = await _first_key(auth_pb2_grpc.AuthServiceStub(channel), operator_token(home))
         grpc_address = f"{settings.core.host}:{core.grpc_port}"

@@ -74,7 +74,8 @@ class EmbeddedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """The embedded model; on by default when no models are configured."""
 
     enabled: bool | None = None
-    threads: int = 2
+    threads: int = 1
+    """Threads of the model's server."""
 
 
 class ProviderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
