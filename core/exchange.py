@@ -6,6 +6,8 @@ An exchange is driven by an RPC handler. All its waiting happens in `admit`, `co
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from core.access_log import AccessRecord
@@ -86,17 +88,10 @@ class Exchange:
             pipeline.limits,
             pipeline.clock,
             stream=self._stream,
-            body_for=self._upstream_body,
+            body_for=partial(_upstream_body, envelope, self._stream, reserved.lowered, pipeline.limit_fields),
         )
         if self._cut is not None:
             raise self._cut[1]
-
-    def _upstream_body(self, endpoint: Endpoint) -> bytes:
-        assert self._envelope is not None
-        limit = None
-        if self._lowered is not None:
-            limit = (self._pipeline.limit_fields[endpoint.provider], self._lowered)
-        return self._envelope.upstream_body(model=endpoint.upstream_model, stream=self._stream, limit=limit)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Initial metadata of the answer, sent just before the upstream is called."""
@@ -321,3 +316,11 @@ class Exchange:
             duration_ms=self._elapsed_ms(),
             overhead_ms=self.overhead_us() / 1_000,
         )
+
+
+def _upstream_body(
+    envelope: Envelope, stream: bool, lowered: int | None, limit_fields: Mapping[str, str], endpoint: Endpoint
+) -> bytes:
+    """The body for an endpoint. Not a method: an exchange that its dispatch knows is garbage that takes a collector."""
+    limit = None if lowered is None else (limit_fields[endpoint.provider], lowered)
+    return envelope.upstream_body(model=endpoint.upstream_model, stream=stream, limit=limit)
