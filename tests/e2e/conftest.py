@@ -4,21 +4,41 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+from worldrouter.client import Client
+from worldrouter.v1.account_pb2 import CreateAccountRequest
+from worldrouter.v1.auth_pb2 import CreateApiKeyRequest
+from worldrouter.v1.metering_pb2 import CreateTopUpRequest
 
 START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
+SETTLE_TIMEOUT_S = 10.0
 COMMAND = str(Path(sys.executable).with_name("worldrouter"))
+NANO_USD_PER_USD = 10**9
 
 SCRIPTED = """
+[core]
+credits_url = "https://router.example/credits"
+support_contact = "support@router.example"
+
+[timeouts]
+first_token_s = 1.0
+
 [providers.script]
 kind = "scripted"
 
@@ -50,21 +70,45 @@ endpoints = [{ provider = "script", model = "upstream-name" }]
 """
 
 
+@dataclass(frozen=True)
+class Account:
+    """An account with one key."""
+
+    id: str
+    key_id: str
+    key: str
+
+
 @dataclass
 class Router:
-    """A running `worldrouter serve`."""
+    """A running router: `worldrouter serve`, or a core and an edge (the processes are in this order)."""
 
     home: Path
-    process: subprocess.Popen[str]
+    processes: list[subprocess.Popen[bytes]]
     http: str
     grpc: str
-    upstreams: dict[str, str]
-    admin: str
+    admin: list[str]
+    upstreams: dict[str, str] = field(default_factory=dict)
     key: str = ""
+
+    @property
+    def base_url(self) -> str:
+        """What an SDK is given."""
+        return f"{self.http}/v1"
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The one with the core in it."""
+        return self.processes[0]
 
     @property
     def operator_token(self) -> str:
         return (self.home / "operator.token").read_text().strip()
+
+    @cached_property
+    def operator(self) -> Client:
+        """A gRPC client that may do everything."""
+        return Client(self.grpc, self.operator_token, plaintext=True)
 
     def command(self, *arguments: str) -> Any:
         """Run a command of the command line with --json and return what it printed."""
@@ -78,57 +122,204 @@ class Router:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
-        self.process.send_signal(how)
-        self.process.wait(timeout=30)
+    def account(self, usd: int = 0) -> Account:
+        """A new account with a key, and this much credit (10 USD at least, or none)."""
+        made = self.operator.accounts.CreateAccount(CreateAccountRequest(display_name="of a test"))
+        if usd:
+            nano_usd = usd * NANO_USD_PER_USD
+            self.operator.metering.CreateTopUp(
+                CreateTopUpRequest(account_id=made.id, amount_nano_usd=nano_usd, idempotency_key=uuid4().hex)
+            )
+        key = self.operator.auth.CreateApiKey(CreateApiKeyRequest(account_id=made.id, display_name="of a test"))
+        return Account(made.id, key.id, key.secret)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples of this name with these labels, over all processes; KeyError without any."""
+        found = [each.value for each in self.samples() if each.name == name and labels.items() <= each.labels.items()]
+        if not found:
+            raise KeyError(name)
+        return sum(found)
+
+    def samples(self) -> list[Sample]:
+        """What /metrics says, of every process."""
+        found = []
+        for admin in self.admin:
+            with urllib.request.urlopen(f"{admin}/metrics", timeout=10) as answer:
+                for family in text_string_to_metric_families(answer.read().decode()):
+                    found += family.samples
+        return found
+
+    def settle(self) -> None:
+        """Wait until nothing runs and everything is in the ledger."""
+        idle = ("worldrouter_requests_in_flight", "worldrouter_ledger_queue_rows", "worldrouter_edge_in_flight")
+        deadline_s = time.monotonic() + SETTLE_TIMEOUT_S
+        while any(self.metric(name) for name in idle):
+            assert time.monotonic() < deadline_s, "requests are still running"
+            time.sleep(0.02)
+
+    def descriptors(self) -> int:
+        """Open file descriptors of all processes."""
+        return sum(len(list(Path(f"/proc/{each.pid}/fd").iterdir())) for each in self.processes)
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> list[int]:
+        """End it, the edge first, and return the exit statuses."""
+        for process in reversed(self.processes):
+            if process.poll() is None:
+                process.send_signal(how)
+            try:
+                process.wait(timeout=STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(timeout=STOP_TIMEOUT_S)
+        if "operator" in self.__dict__:
+            self.__dict__.pop("operator").close()
+        return [process.returncode for process in self.processes]
 
 
-def start_router(home: Path, *arguments: str, environment: dict[str, str] | None = None) -> Router:
-    """Start `worldrouter serve` on free ports and wait until it is ready."""
-    output = (home.parent / f"{home.name}.out").open("w+")
-    process = subprocess.Popen(
-        [COMMAND, "serve", "--http-port", "0", "--grpc-port", "0", *arguments],
-        env={**os.environ, "WORLDROUTER_HOME": str(home), **(environment or {})},
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    ready = home / "ready.json"
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not (ready.exists() and json.loads(ready.read_text())["pid"] == process.pid):
-        if process.poll() is not None or time.monotonic() > deadline:
+class Launcher:
+    """Starts routers in state folders of their own, and ends those that still run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._started: list[Router] = []
+        self._count = 0
+
+    def home(self) -> Path:
+        """The path of a new state folder."""
+        self._count += 1
+        return self._folder / str(self._count) / "home"
+
+    def serve(
+        self, config: str = "", *arguments: str, home: Path | None = None, environment: Mapping[str, str] | None = None
+    ) -> Router:
+        """`worldrouter serve` on free ports, ready."""
+        home = home or self.home()
+        options = ["--http-port", "0", "--grpc-port", "0", *_config(home, config), *arguments]
+        process = self.run("serve", *options, home=home, environment=environment)
+        ready = home / "ready.json"
+        wait_for(lambda: ready.exists() and json.loads(ready.read_text())["pid"] == process.pid, process, home)
+        told = json.loads(ready.read_text())
+        router = Router(home, [process], told["http"], told["grpc"], told["admin"], told["upstreams"])
+        self._started.append(router)
+        return router
+
+    def apart(self, config: str, *, home: Path | None = None, environment: Mapping[str, str] | None = None) -> Router:
+        """`worldrouter migrate`, then `worldrouter core` and `python -m edge`, on free ports."""
+        home = home or self.home()
+        options = _config(home, config)
+        migrated = self.run("migrate", *options, home=home, environment=environment)
+        assert migrated.wait(timeout=START_TIMEOUT_S) == 0, (home.parent / "migrate.err").read_text()
+        core = self.run("core", "--grpc-port", "0", *options, home=home, environment=environment)
+        said = home.parent / "core.err"
+        wait_for(lambda: "serving gRPC on" in said.read_text(), core, home)
+        found = re.findall(r"serving gRPC on (\S+), metrics on (http://[\w.:]+)", said.read_text())
+        grpc_address, core_admin = found[-1]
+        edge = self.run("edge", "--http-port", "0", "--core", f"dns:///{grpc_address}", *options, home=home)
+        said = home.parent / "edge.err"
+        wait_for(lambda: '"listening"' in said.read_text(), edge, home)
+        told = json.loads(next(line for line in said.read_text().splitlines() if '"listening"' in line))
+        router = Router(home, [core, edge], told["url"], grpc_address, [core_admin, told["admin"]])
+        self._started.append(router)
+        wait_for(lambda: _answers(f"{router.http}/readyz"), edge, home)
+        return router
+
+    def run(
+        self, command: str, *arguments: str, home: Path, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """A command of `worldrouter`; it writes to COMMAND.out and COMMAND.err beside the state folder."""
+        home.parent.mkdir(exist_ok=True, parents=True)
+        with (home.parent / f"{command}.out").open("wb") as out, (home.parent / f"{command}.err").open("ab") as err:
+            return subprocess.Popen(
+                [COMMAND, command, *arguments],
+                env={**os.environ, "WORLDROUTER_HOME": str(home), **(environment or {})},
+                stdout=out,
+                stderr=err,
+            )
+
+    def close(self) -> None:
+        for router in self._started:
+            router.stop()
+
+
+def wait_for(is_so: Callable[[], bool], process: subprocess.Popen[bytes], home: Path) -> None:
+    """Poll until it is so, while the process lives; shows what it said otherwise."""
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while not is_so():
+        if process.poll() is not None or time.monotonic() > deadline_s:
             process.kill()
-            output.seek(0)
-            pytest.fail(f"the router did not start:\n{output.read()}")
+            said = "\n".join(each.read_text() for each in sorted(home.parent.glob("*.err")))
+            pytest.fail(f"the router did not start:\n{said}")
         time.sleep(0.05)
-    output.close()
-    told = json.loads(ready.read_text())
-    return Router(home, process, told["http"], told["grpc"], told["upstreams"], told["admin"][0])
 
 
-def _running(router: Router, name: str) -> Iterator[Router]:
-    router.key = router.command("keys", "create", name)["secret"]
-    router.command("topup", "--account", "default", "--usd", "1000")
-    yield router
-    if router.process.poll() is None:
-        router.process.send_signal(signal.SIGINT)
-        try:
-            router.process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            router.process.kill()
-            router.process.wait(timeout=15)
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def _config(home: Path, config: str) -> list[str]:
+    if not config:
+        return []
+    file = home.parent / "worldrouter.toml"
+    file.parent.mkdir(exist_ok=True, parents=True)
+    file.write_text(config)
+    return ["--config", str(file)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_proxies() -> Iterator[None]:
+    """Clients take proxies from the environment; nothing here leaves the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            patch.delenv(name, raising=False)
+            patch.delenv(name.upper(), raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")
-def router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
+def session_launcher(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launcher]:
+    launcher = Launcher(tmp_path_factory.mktemp("routers"))
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture
+def launcher(tmp_path: Path) -> Iterator[Launcher]:
+    """For routers of one test."""
+    launcher = Launcher(tmp_path)
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture(scope="session")
+def scripted_config() -> str:
+    """Models that answer from scripts which the requests carry."""
+    return SCRIPTED
+
+
+@pytest.fixture(scope="session")
+def router(session_launcher: Launcher) -> Router:
     """The embedded default: a real model."""
-    yield from _running(start_router(tmp_path_factory.mktemp("embedded") / "home"), "embedded")
+    router = session_launcher.serve()
+    router.key = router.command("keys", "create", "embedded")["secret"]
+    router.command("topup", "--account", "default", "--usd", "1000")
+    return router
 
 
 @pytest.fixture(scope="session")
-def scripted_router(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
+def scripted_router(session_launcher: Launcher) -> Router:
     """A router whose models answer from scripts that the requests carry."""
-    folder = tmp_path_factory.mktemp("scripted")
-    (folder / "worldrouter.toml").write_text(SCRIPTED)
-    config = str(folder / "worldrouter.toml")
-    yield from _running(start_router(folder / "home", "--config", config), "scripted")
+    router = session_launcher.serve(SCRIPTED)
+    router.key = router.account(usd=1000).key
+    return router
+
+
+@pytest.fixture(scope="session")
+def scripted_apart(session_launcher: Launcher) -> Router:
+    """The same as a core and an edge of their own."""
+    router = session_launcher.apart(SCRIPTED)
+    router.key = router.account(usd=1000).key
+    return router
