@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from core.errors import ModelNotFound
+from core.errors import ModelNotAllowed, ModelNotFound
 from storage.records import Price
 
 
@@ -55,10 +55,12 @@ class Catalog:
         return cls(MappingProxyType(by_id))
 
     def require(self, model_id: str, *, see_hidden: bool) -> Model:
-        """The model of this ID, if the caller may see it; ModelNotFound otherwise."""
+        """The model of this ID. ModelNotFound when there is none, ModelNotAllowed when the caller may not see it."""
         model = self.models.get(model_id)
-        if model is None or not (model.public or see_hidden):
+        if model is None:
             raise ModelNotFound(f"The model {model_id[:200]!r} does not exist.", param="model")
+        if not (model.public or see_hidden):
+            raise ModelNotAllowed(f"This key may not use the model {model_id!r}.", param="model")
         return model
 
 

@@ -7,6 +7,9 @@ again (a number above 2^64 would not survive that).
 
 from __future__ import annotations
 
+import contextlib
+import re
+
 import msgspec
 
 from core.errors import InvalidRequest
@@ -24,17 +27,22 @@ _encoder = msgspec.json.Encoder()
 _NULL, _TRUE, _FALSE = msgspec.Raw(b"null"), msgspec.Raw(b"true"), msgspec.Raw(b"false")
 _SCHEMA_FIELDS = ("tools", "functions", "response_format")
 _MEDIA_TYPES = frozenset({"image_url", "input_audio", "file"})
-_NOTHING = msgspec.Raw(b"")
+"""Types of parts whose content, the field of the same name, is no text."""
+_ASKING = msgspec.Raw(b'{"include_usage":true}')
+_is_filled_array = re.compile(rb"\[[ \t\r\n]*[^] \t\r\n]").match
+_is_object = re.compile(rb"{").match
+_is_array = re.compile(rb"\[").match
 
 
 class _Message(msgspec.Struct):
-    content: msgspec.Raw = _NOTHING
+    content: msgspec.Raw = _NULL
 
 
 class _Part(msgspec.Struct):
     type: str = ""
-    text: msgspec.Raw = _NOTHING
-    refusal: msgspec.Raw = _NOTHING
+    image_url: msgspec.Raw = _NULL
+    input_audio: msgspec.Raw = _NULL
+    file: msgspec.Raw = _NULL
 
 
 _messages_decoder = msgspec.json.Decoder(list[_Message])
@@ -59,6 +67,8 @@ class Envelope(msgspec.Struct, frozen=True):
     media: int
     ignored: tuple[str, ...]
     fields: _Fields
+    asking_options: msgspec.Raw
+    """The caller's `stream_options`, asking for usage."""
 
     def upstream_body(self, *, model: str, stream: bool, limit: tuple[str, int] | None) -> bytes:
         """The body for an upstream that calls the model so; `limit` sets an output limit of ours.
@@ -69,7 +79,7 @@ class Envelope(msgspec.Struct, frozen=True):
         fields["model"] = msgspec.Raw(_encoder.encode(model))
         if stream:
             fields["stream"] = _TRUE
-            fields["stream_options"] = _asking_for_usage(fields.get("stream_options"))
+            fields["stream_options"] = self.asking_options
         if limit is not None:
             fields[limit[0]] = msgspec.Raw(b"%d" % limit[1])
         return _encoder.encode(fields)
@@ -77,20 +87,29 @@ class Envelope(msgspec.Struct, frozen=True):
 
 def read_envelope(body: bytes) -> Envelope:
     """Look at a request body once; InvalidRequest names the field at fault."""
+    try:
+        return _read(body)
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from None
+
+
+def _read(body: bytes) -> Envelope:
     fields = _decode(body)
     ignored = _remove_redirections(fields)
     stream = _boolean(fields, "stream")
     text_bytes, media = _input_size(fields)
+    include_usage, asking_options = _stream_options(fields, stream)
     return Envelope(
         model=_model(fields),
         stream=stream,
-        include_usage=_include_usage(fields, stream),
+        include_usage=include_usage,
         choices=_integer(fields, "n", most=MAX_CHOICES) or 1,
         max_output=_output_limit(fields),
         text_bytes=text_bytes,
         media=media,
         ignored=ignored,
         fields=fields,
+        asking_options=asking_options,
     )
 
 
@@ -101,8 +120,6 @@ def _decode(body: bytes) -> _Fields:
         return _decoder.decode(body)
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"The body is not UTF-8 at byte {error.start}.", code="invalid_json") from None
-    except RecursionError:
-        raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from None
     except msgspec.ValidationError:
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json") from None
     except msgspec.DecodeError as error:
@@ -114,7 +131,7 @@ def _remove_redirections(fields: _Fields) -> tuple[str, ...]:
     for name in ignored:
         del fields[name]
     extra = fields.get("extra_body")
-    if extra is not None and bytes(extra)[:1] == b"{":
+    if extra is not None and _is_object(extra):
         inner = _decoder.decode(extra)
         found = [name for name in inner if name in REDIRECTING_FIELDS]
         if found:
@@ -176,31 +193,25 @@ def _output_limit(fields: _Fields) -> int | None:
     return given.pop() if given else None
 
 
-def _include_usage(fields: _Fields, stream: bool) -> bool:
+def _stream_options(fields: _Fields, stream: bool) -> tuple[bool, msgspec.Raw]:
+    """Whether the caller wants the usage chunk, and its `stream_options` changed to ask for usage."""
     raw = fields.get("stream_options")
     if raw is None or raw == _NULL:
-        return False
+        return False, _ASKING
     if not stream:
         raise InvalidRequest("stream_options is only allowed with stream: true.", param="stream_options")
     try:
         options = _decoder.decode(raw)
     except msgspec.MsgspecError:
         raise InvalidRequest("stream_options must be an object.", param="stream_options", code="invalid_type") from None
-    include = options.get("include_usage")
-    if include is None or include in (_NULL, _FALSE):
-        return False
+    include = options.get("include_usage", _NULL)
     if include == _TRUE:
-        return True
-    name = "stream_options.include_usage"
-    raise InvalidRequest(f"{name} must be a boolean.", param=name, code="invalid_type")
-
-
-def _asking_for_usage(options: msgspec.Raw | None) -> msgspec.Raw:
-    if options is None or options == _NULL:
-        return msgspec.Raw(b'{"include_usage":true}')
-    fields = _decoder.decode(options)
-    fields["include_usage"] = _TRUE
-    return msgspec.Raw(_encoder.encode(fields))
+        return True, raw
+    if include not in (_NULL, _FALSE):
+        name = "stream_options.include_usage"
+        raise InvalidRequest(f"{name} must be a boolean.", param=name, code="invalid_type")
+    options["include_usage"] = _TRUE
+    return False, msgspec.Raw(_encoder.encode(options))
 
 
 def _input_size(fields: _Fields) -> tuple[int, int]:
@@ -208,35 +219,36 @@ def _input_size(fields: _Fields) -> tuple[int, int]:
     raw = fields.get("messages")
     if raw is None:
         raise InvalidRequest("messages is required.", param="messages", code="missing_required_parameter")
-    messages = bytes(raw)
-    if messages[:1] != b"[" or messages[1:].lstrip(b" \t\r\n")[:1] == b"]":
+    if not _is_filled_array(raw):
         raise InvalidRequest("messages must be a non-empty array.", param="messages", code="invalid_type")
-    text_bytes = len(messages)
+    text_bytes = _size(raw)
     for name in _SCHEMA_FIELDS:
         if name in fields:
-            text_bytes += len(bytes(fields[name]))
+            text_bytes += _size(fields[name])
     media = 0
-    for content in _arrays_of_parts(raw):
-        part_bytes, part_media = _parts_size(content)
-        text_bytes -= len(bytes(content)) - part_bytes
-        media += part_media
+    for part in _media_parts(raw):
+        text_bytes -= _size(getattr(part, part.type))
+        media += 1
     return text_bytes, media
 
 
-def _arrays_of_parts(messages: msgspec.Raw) -> list[msgspec.Raw]:
-    """The contents that are arrays. Messages that are no objects have none: the upstream judges them."""
+def _size(raw: msgspec.Raw) -> int:
+    """Length in bytes, without the copy that `bytes` would make."""
+    return memoryview(raw).nbytes
+
+
+def _media_parts(messages: msgspec.Raw) -> list[_Part]:
+    """The images, sounds and files in the messages.
+
+    Messages or parts of another form than we know have none: they count as text, and the upstream judges them.
+    """
     try:
-        found = _messages_decoder.decode(messages)
+        contents = [message.content for message in _messages_decoder.decode(messages)]
     except msgspec.ValidationError:
         return []
-    return [message.content for message in found if bytes(message.content)[:1] == b"["]
-
-
-def _parts_size(content: msgspec.Raw) -> tuple[int, int]:
-    """Bytes of text and count of media in a content array; all of it is text if it is not what we know."""
-    try:
-        parts = _parts_decoder.decode(content)
-    except msgspec.ValidationError:
-        return len(bytes(content)), 0
-    media = sum(part.type in _MEDIA_TYPES for part in parts)
-    return sum(len(bytes(part.text)) + len(bytes(part.refusal)) for part in parts), media
+    found: list[_Part] = []
+    for content in contents:
+        if _is_array(content):
+            with contextlib.suppress(msgspec.ValidationError):
+                found += [part for part in _parts_decoder.decode(content) if part.type in _MEDIA_TYPES]
+    return found

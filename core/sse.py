@@ -1,6 +1,6 @@
 """Server-sent events, decoded from raw reads.
 
-Accepts LF and CRLF, comments, several data lines in an event, and lines of megabytes; other fields are
+Accepts LF, CRLF and CR, comments, several data lines in an event, and lines of megabytes; other fields are
 ignored (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 """
 
@@ -33,29 +33,37 @@ class SseDecoder:
     def finish(self) -> list[bytes]:
         """The event that the end of the stream completes: some servers leave the last blank line out."""
         rest, self._parts = b"".join(self._parts), []
-        return self._events(rest.rstrip(b"\r\n")) if rest else []
+        return self._events(_with_lf(rest).strip(b"\n")) if rest else []
 
     def _feed_slowly(self, data: bytes) -> list[bytes]:
-        if not self._started and data:
-            self._started = True
-            data = data.removeprefix(_BOM)
+        if not self._started:
+            data = self._without_bom(data)
+        after_cr = bool(self._parts) and self._parts[-1].endswith(b"\r")
         self._parts.append(data)
         self._size += len(data)
-        if b"\n" not in data and b"\r" not in data:
-            if self._size > MAX_EVENT_BYTES:
-                raise EventTooLong(f"an event of more than {MAX_EVENT_BYTES} bytes")
+        if b"\n" not in data and b"\r" not in data and not after_cr:
+            self._refuse_too_long()
             return []
         whole = b"".join(self._parts)
-        held_cr = whole.endswith(b"\r")  # perhaps the first half of CRLF
-        if b"\r" in whole:
-            whole = (whole[:-1] if held_cr else whole).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        held = whole.endswith(b"\r")  # perhaps the first half of CRLF
+        whole = _with_lf(whole[:-1] if held else whole)
         events, blank, rest = whole.rpartition(b"\n\n")
-        if held_cr:
+        if held:
             rest += b"\r"
         self._parts, self._size = ([rest] if rest else []), len(rest)
+        self._refuse_too_long()
+        return self._events(events) if blank else []
+
+    def _without_bom(self, data: bytes) -> bytes:
+        """The beginning of the stream without its byte order mark, which may come in pieces."""
+        data = b"".join(self._parts) + data
+        self._parts, self._size = [], 0
+        self._started = len(data) >= len(_BOM) or not _BOM.startswith(data)
+        return data.removeprefix(_BOM)
+
+    def _refuse_too_long(self) -> None:
         if self._size > MAX_EVENT_BYTES:
             raise EventTooLong(f"an event of more than {MAX_EVENT_BYTES} bytes")
-        return self._events(events) if blank else []
 
     @staticmethod
     def _events(block: bytes) -> list[bytes]:
@@ -66,6 +74,10 @@ class SseDecoder:
             elif (data := _data_of(event)) is not None:
                 found.append(data)
         return found
+
+
+def _with_lf(text: bytes) -> bytes:
+    return text.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in text else text
 
 
 def _data_of(event: bytes) -> bytes | None:

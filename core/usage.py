@@ -48,6 +48,7 @@ class _Usage(msgspec.Struct):
 
 
 _usage_decoder = msgspec.json.Decoder(_Usage)
+_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def parse_usage(raw: bytes | msgspec.Raw) -> TokenCounts | None:
@@ -65,14 +66,28 @@ def parse_usage(raw: bytes | msgspec.Raw) -> TokenCounts | None:
     of_prompt = usage.prompt_tokens_details or _PromptDetails()
     of_completion = usage.completion_tokens_details or _CompletionDetails()
     cached = _part(of_prompt.cached_tokens, prompt)
+    total = usage.total_tokens
     return TokenCounts(
         prompt=prompt,
         completion=completion,
-        total=usage.total_tokens if usage.total_tokens is not None else prompt + completion,
+        total=total if total is not None and 0 <= total <= 2 * MAX_PLAUSIBLE_TOKENS else prompt + completion,
         cached=cached,
         cache_write=_part(of_prompt.cache_write_tokens, prompt - cached),
         reasoning=_part(of_completion.reasoning_tokens, completion),
     )
+
+
+def merged_usage(earlier: msgspec.Raw, later: msgspec.Raw) -> msgspec.Raw:
+    """One usage object of two: what `later` says, and what only `earlier` said.
+
+    Some upstreams report the input on the first chunk and the output on the last.
+    """
+    try:
+        before, after = _object_decoder.decode(earlier), _object_decoder.decode(later)
+    except msgspec.MsgspecError:
+        return later
+    before.pop("total_tokens", None)
+    return msgspec.Raw(msgspec.json.encode(before | after))
 
 
 def _part(count: int | None, whole: int) -> int:
