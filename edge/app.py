@@ -1,0 +1,113 @@
+"""The edge's HTTP application: which route does what. `edge.server` gives it a socket."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import grpc
+from aiohttp import web
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import CollectorRegistry
+
+from edge.chat import Chat
+from edge.connection import ClientGone, Connection, Watch
+from edge.errors import Problems
+from edge.metrics import EdgeMetrics
+from edge.models import Models
+from edge.settings import EdgeSettings
+
+WATCH = web.AppKey("watch", Watch)
+"""The connections of this application; `edge.server` runs it."""
+HEALTH_TIMEOUT_S = 2.0
+GONE = 499
+"""Status of an answer that nobody receives (nginx's), for the metrics alone."""
+
+Served = Callable[[web.Request, Connection], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def mint_request_id() -> str:
+    """An id for a request that the core never saw, and so cannot name."""
+    return "edge-" + secrets.token_hex(12)
+
+
+def make_app(
+    channel: grpc.aio.Channel,
+    settings: EdgeSettings,
+    registry: CollectorRegistry,
+    *,
+    mint_id: Callable[[], str] = mint_request_id,
+    clock_s: Callable[[], float] = time.monotonic,
+) -> web.Application:
+    """The application over one channel to the core, which the caller closes. Metrics go to `registry`."""
+    metrics = EdgeMetrics()
+    registry.register(metrics)
+    watch = Watch(settings, Problems(mint_id, settings.support_contact), metrics, clock_s)
+    chat, models = Chat(channel, watch), Models(channel)
+    app = web.Application(client_max_size=settings.body_limit_bytes)
+    app[WATCH] = watch
+    app.router.add_post("/v1/chat/completions", _served("chat", chat.complete, watch))
+    app.router.add_get("/v1/models", _served("models", models.list, watch))
+    app.router.add_get("/v1/models/{model_id:.+}", _served("model", models.get, watch))
+    app.router.add_get("/healthz", _alive)
+    app.router.add_get("/readyz", _readiness(channel, watch))
+    return app
+
+
+def _served(route: str, serve: Served, watch: Watch) -> Handler:
+    """A route of the API: its failures become answers, and it is counted."""
+    metrics = watch.metrics
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        connection = cast(Connection, request.protocol)
+        connection.sent_s = began_s = watch.clock_s()
+        metrics.in_flight += 1
+        exchange = None
+        try:
+            if watch.draining:
+                raise web.HTTPServiceUnavailable
+            response = await serve(request, connection)
+        except grpc.aio.AioRpcError as error:
+            response = watch.problems.of(error).response()
+        except web.HTTPException as refusal:
+            response = connection.refuse(request, refusal)
+        except (ClientGone, ConnectionError):
+            metrics.client_disconnects += 1
+            response = web.Response(status=GONE)
+        finally:
+            metrics.in_flight -= 1
+            exchange, connection.exchange = connection.exchange, None
+            if exchange is not None:
+                exchange.call.cancel()  # of no effect on one that has ended, as all have but for a bug
+        ended_s = watch.clock_s()
+        first_byte_s = (exchange and exchange.first_byte_s) or ended_s
+        stream = exchange is not None and exchange.stream
+        metrics.observe(route, response.status, stream, first_byte_s - began_s, ended_s - began_s)
+        return response
+
+    return handle
+
+
+async def _alive(request: web.Request) -> web.StreamResponse:
+    """Liveness: the process answers."""
+    return web.json_response({"status": "ok"})
+
+
+def _readiness(channel: grpc.aio.Channel, watch: Watch) -> Handler:
+    """Readiness: a core that serves is reachable, and this edge is not about to stop."""
+    stub: Any = health_pb2_grpc.HealthStub(channel)  # its type stubs leave the methods out
+
+    async def ready(request: web.Request) -> web.StreamResponse:
+        try:
+            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_TIMEOUT_S)
+            serving = answer.status == health_pb2.HealthCheckResponse.SERVING
+        except grpc.aio.AioRpcError:
+            serving = False
+        if watch.draining or not serving:
+            return watch.problems.own(503).response()
+        return web.json_response({"status": "ok"})
+
+    return ready

@@ -1,0 +1,79 @@
+"""The channel to the core over gRPC: limits, load balancing, retries, TLS."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+import grpc
+import msgspec
+
+from edge.settings import MIB, BadSetting, EdgeSettings
+
+KEEPALIVE_MS = 30_000
+"""The core must allow pings as frequent: `grpc.http2.min_recv_ping_interval_without_data_ms`."""
+
+ANSWER_LIMIT_BYTES = 64 * MIB
+"""An answer with images in it may well be larger than any request."""
+
+_SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": ""},
+    "methodConfig": [
+        {
+            "name": [{"service": "worldrouter.v1.RawChatService"}, {"service": "worldrouter.v1.RoutingService"}],
+            # Before initial metadata only, which the core sends just before it calls an upstream.
+            "retryPolicy": {
+                "maxAttempts": 3,
+                "initialBackoff": "0.05s",
+                "maxBackoff": "0.5s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ],
+}
+
+
+def open_channel(settings: EdgeSettings) -> grpc.aio.Channel:
+    """A channel to `settings.core`; connects by itself. Raises BadSetting for files or a target it cannot use."""
+    message_bytes = settings.body_limit_bytes + 64 * 1024
+    options: list[tuple[str, object]] = [
+        ("grpc.max_send_message_length", message_bytes),
+        ("grpc.max_receive_message_length", ANSWER_LIMIT_BYTES),
+        ("grpc.per_rpc_retry_buffer_size", message_bytes + MIB),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 2_000),  # by default a core that was away long is missed two minutes more
+        ("grpc.http2.bdp_probe", 0),  # a stalled stream buffers 94 KiB here rather than 6 MiB
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.service_config", msgspec.json.encode(_SERVICE_CONFIG).decode()),
+    ]
+    if settings.core_ca is None:
+        if not _is_local(settings.core):
+            raise BadSetting(f"core = {settings.core!r} is another machine: keys go there, so core_ca is needed")
+        return grpc.aio.insecure_channel(settings.core, options)
+    files = (settings.core_ca, settings.core_key, settings.core_cert)
+    authority, key, certificate = (_read(file) for file in files)
+    credentials = grpc.ssl_channel_credentials(authority, key, certificate)
+    return grpc.aio.secure_channel(settings.core, credentials, options)
+
+
+def _read(file: str | None) -> bytes | None:
+    try:
+        return None if file is None else Path(file).read_bytes()
+    except OSError as error:
+        raise BadSetting(f"cannot read {file}: {error.strerror}") from None
+
+
+def _is_local(target: str) -> bool:
+    """Whether a target is a Unix socket or a loopback address."""
+    if target.startswith("unix:"):
+        return True
+    host = target.rpartition("/")[2].removeprefix("ipv4:").removeprefix("ipv6:").removeprefix("dns:")
+    host = host.rpartition(":")[0].strip("[]") or host
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,217 @@
+"""Clients' connections: who is gone, who stalls, who waits in silence, and what leaves when a request fails.
+
+aiohttp notices none of these by itself. A client that goes away ends its call to the core at once, by
+`call.cancel()`: cancelling the task that reads the call, or a timeout around it, would leak (grpc#43360). For
+the rest one sweeper looks at all connections; no request and no chunk has a timer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import struct
+import termios
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+import grpc
+from aiohttp import web
+
+from edge.errors import REQUEST_ID, Problem, Problems
+from edge.metrics import EdgeMetrics
+from edge.settings import EdgeSettings
+
+_LOGGER = logging.getLogger(__name__)
+_OUTQ = struct.Struct("i")
+
+
+class ClientGone(Exception):
+    """The client closed its connection, or was cut off because it stalled."""
+
+
+class Exchange:
+    """A request that is at the core."""
+
+    stream = False
+    first_byte_s: float | None = None
+
+    def __init__(self, call: grpc.aio.Call) -> None:
+        self.call = call
+        self.cut: Exception | None = None
+        """Why we ended the call, if we did."""
+
+    def end(self, cut: Exception) -> None:
+        """End the call for this reason; the first reason stays."""
+        if self.cut is None:
+            self.cut = cut
+            self.call.cancel()
+
+    def fill_silence(self, now_s: float) -> None:
+        """Called by the sweeper while nothing waits to be sent."""
+
+
+class Watch:
+    """All connections of one edge, and its sweeper. `clock_s` is monotonic."""
+
+    def __init__(
+        self, settings: EdgeSettings, problems: Problems, metrics: EdgeMetrics, clock_s: Callable[[], float]
+    ) -> None:
+        self.settings = settings
+        self.problems = problems
+        self.metrics = metrics
+        self.clock_s = clock_s
+        self.draining = False
+        self.connections: set[Connection] = set()
+        self._sweep_s = min(0.5, settings.comment_interval_s / 5, settings.client_stall_s / 5)
+        self._next: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Sweep from now on, in the running loop."""
+        self._next = asyncio.get_running_loop().call_later(self._sweep_s, self._sweep)
+
+    def stop(self) -> None:
+        """Sweep no more."""
+        if self._next is not None:
+            self._next.cancel()
+
+    def end_all(self) -> None:
+        """End every request at the core: the drain took too long."""
+        for connection in tuple(self.connections):
+            if connection.exchange is not None:
+                connection.exchange.end(web.HTTPServiceUnavailable())
+
+    def _sweep(self) -> None:
+        self.start()
+        now_s = self.clock_s()
+        for connection in tuple(self.connections):
+            connection.check(now_s)
+
+
+class Connection(web.RequestHandler):
+    """One client's connection: aiohttp's protocol, watched, with every error as JSON."""
+
+    __slots__ = ("_drained_bytes", "_moved_s", "_watch", "exchange", "sent_s", "wire", "written_bytes")
+
+    def __init__(self, manager: web.Server, watch: Watch, **limits: Any) -> None:
+        super().__init__(manager, **limits)
+        self._watch = watch
+        self.exchange: Exchange | None = None
+        self.wire: asyncio.Transport | None = None
+        self.written_bytes = 0
+        self.sent_s = 0.0
+        """When the client last got something, or its request began."""
+        self._drained_bytes = 0
+        self._moved_s = watch.clock_s()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client came."""
+        self.wire = cast(asyncio.Transport, transport)
+        self._watch.connections.add(self)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The client is gone: end its call."""
+        self._watch.connections.discard(self)
+        if self.exchange is not None:
+            self.exchange.end(ClientGone())
+        super().connection_lost(exc)
+
+    def begin(self, exchange: Exchange) -> None:
+        """The request of this connection is at the core now."""
+        self.exchange = exchange
+        if self.transport is None:  # gone already, before the handler ran
+            exchange.end(ClientGone())
+
+    def send(self, data: bytes) -> None:
+        """Write to the socket. The caller waits for `drain` when `writing_paused`."""
+        assert self.wire is not None
+        self.wire.write(data)
+        self.written_bytes += len(data)
+        self.sent_s = self._watch.clock_s()
+
+    def check(self, now_s: float) -> None:
+        """Look for a client that is closing or stalled; keep a silent stream alive."""
+        wire, exchange = self.wire, self.exchange
+        assert wire is not None
+        if wire.is_closing() and exchange is not None:
+            exchange.end(ClientGone())
+        waiting_bytes = wire.get_write_buffer_size()
+        if not waiting_bytes:
+            self._moved_s = now_s
+            if exchange is not None and not wire.is_closing():
+                exchange.fill_silence(now_s)
+            return
+        # A slow reader shows in the kernel's queue long before the socket is writable again.
+        drained_bytes = self.written_bytes - waiting_bytes - _kernel_queue_bytes(wire)
+        if drained_bytes > self._drained_bytes:
+            self._moved_s = now_s
+        elif now_s - self._moved_s >= self._watch.settings.client_stall_s:
+            wire.abort()
+        self._drained_bytes = drained_bytes
+
+    def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
+        """The one door by which responses leave: each has a request id, each failure is JSON."""
+        if isinstance(resp, web.HTTPException):
+            self._watch.metrics.refused(resp.status)
+            resp = self.refuse(request, resp)
+        if not resp.prepared:
+            if REQUEST_ID not in resp.headers:
+                resp.headers[REQUEST_ID] = self._watch.problems.mint_id()
+            resp.headers["Server"] = "worldrouter"
+            if self._watch.draining:
+                resp.force_close()
+        return super().finish_response(request, resp, start_time)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what the HTTP parser refused (400, echoing nothing) or what a bug of ours broke (500)."""
+        if self.transport is None or request.writer.output_size > 0:
+            raise ConnectionError("There is nobody to tell, or it is too late to.") from exc
+        problem = self._watch.problems.own(status)
+        if status >= 500:
+            fields = {"request_id": problem.request_id}
+            _LOGGER.error("request %s failed", problem.request_id, exc_info=exc, extra=fields)
+        else:
+            _log_refusal(problem, "?", "?")  # echo nothing into the log either
+        self._watch.metrics.refused(problem.status)
+        response = problem.response()
+        response.force_close()
+        return response
+
+    def refuse(self, request: web.BaseRequest, refusal: web.HTTPException) -> web.Response:
+        """The edge's own refusal as an OpenAI error, with one line in the log."""
+        problem = self._watch.problems.own(refusal.status)
+        _log_refusal(problem, request.method, request.rel_url.raw_path)
+        response = problem.response()
+        if "Allow" in refusal.headers:
+            response.headers["Allow"] = refusal.headers["Allow"]
+        if problem.status == 408:
+            response.force_close()
+        return response
+
+
+def _log_refusal(problem: Problem, method: str, path: str) -> None:
+    """One line, whole in its message and in fields for whoever collects JSON. `path` without the query."""
+    fields = {"request_id": problem.request_id, "status": problem.status, "code": problem.code}
+    _LOGGER.info(
+        "refused %.20s %.200s: %d %s, request %s",
+        *(method, path, problem.status, problem.code, problem.request_id),
+        extra={**fields, "method": method[:20], "path": path[:200]},
+    )
+
+
+def _kernel_queue_bytes(wire: asyncio.Transport) -> int:
+    """Bytes that the kernel holds until the client acknowledges them; 0 where it does not tell."""
+    try:
+        descriptor = wire.get_extra_info("socket").fileno()
+        return int(_OUTQ.unpack(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(_OUTQ.size)))[0])
+    except (OSError, AttributeError):
+        return 0

@@ -1,0 +1,116 @@
+"""The edge's listening socket: start, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+from collections.abc import Callable
+
+from aiohttp import http_parser, web
+
+from edge.app import WATCH
+from edge.connection import Connection
+from edge.settings import EdgeSettings
+
+BACKLOG = 4096
+"""With the default, 256 clients connecting at once wait a second for their first token."""
+SEND_BUFFER_BYTES = 65536
+"""Of each socket: a stalled client absorbs 255 KiB with it, 3.8 MiB without."""
+LAST_WORDS_S = 5.0
+"""For requests that were cut to say so, and for their last bytes to leave."""
+POLL_S = 0.05
+
+
+class CannotListen(Exception):
+    """The address is taken or is not ours; the message is one line."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to a TCP address, not listening yet; port 0 picks a free one. Raises CannotListen."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
+    return listener
+
+
+class EdgeServer:
+    """An edge that listens. Made by `start`."""
+
+    def __init__(self, runner: web.AppRunner, listener: asyncio.Server, url: str, port: int) -> None:
+        self.url = url
+        self.port = port
+        self.stopping = asyncio.Event()
+        """Set as soon as anybody wants it to stop."""
+        assert runner.app is not None
+        self._watch = runner.app[WATCH]
+        self._runner = runner
+        self._listener = listener
+        self._deadline_s = float("inf")
+
+    @classmethod
+    async def start(cls, app: web.Application, settings: EdgeSettings) -> EdgeServer:
+        """Listen for `app`, made by `edge.app.make_app`, where the settings say. Raises CannotListen."""
+        if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
+            raise CannotListen("aiohttp runs with its pure-Python HTTP parser; install its compiled wheel")
+        bound = bind(settings.host, settings.port)
+        host, port = bound.getsockname()[:2]
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        try:
+            await runner.setup()
+            assert runner.server is not None
+            loop = asyncio.get_running_loop()
+            connect = functools.partial(
+                Connection,
+                runner.server,
+                app[WATCH],
+                loop=loop,
+                keepalive_timeout=settings.idle_timeout_s,
+                access_log=None,
+                auto_decompress=False,
+            )
+            listener = await loop.create_server(connect, sock=bound, backlog=BACKLOG)
+        except BaseException:
+            bound.close()
+            await runner.cleanup()
+            raise
+        app[WATCH].start()
+        shown = f"[{host}]" if ":" in host else host
+        return cls(runner, listener, f"http://{shown}:{port}", port)
+
+    def hasten(self, drain_s: float) -> None:
+        """Be unready and refuse new requests from now on; those in flight have `drain_s` more, not longer."""
+        self._watch.draining = True
+        self._deadline_s = min(self._deadline_s, self._watch.clock_s() + drain_s)
+        self.stopping.set()
+
+    async def stop(self, drain_s: float) -> None:
+        """Wait for the requests in flight, up to the limit, end the rest with an error, and close all."""
+        self.hasten(drain_s)
+        watch = self._watch
+        await _while(lambda: watch.metrics.in_flight > 0 and watch.clock_s() < self._deadline_s)
+        watch.end_all()
+        last_s = watch.clock_s() + LAST_WORDS_S
+        await _while(lambda: watch.metrics.in_flight > 0 and watch.clock_s() < last_s)
+        self._listener.close()
+        await self._runner.cleanup()
+        await _while(lambda: len(watch.connections) > 0 and watch.clock_s() < last_s)
+        watch.stop()
+        for connection in tuple(watch.connections):
+            if connection.wire is not None:
+                connection.wire.abort()
+
+
+async def _while(busy: Callable[[], bool]) -> None:
+    """Poll: this happens once, at the end, and the limit may be shortened meanwhile."""
+    while busy():  # noqa: ASYNC110 - see above
+        await asyncio.sleep(POLL_S)

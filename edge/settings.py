@@ -1,0 +1,84 @@
+"""What an operator may set on the edge: the `[edge]` table of worldrouter.toml and `WORLDROUTER_EDGE_…`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+
+ENVIRONMENT_PREFIX = "WORLDROUTER_EDGE_"
+MIB = 1024 * 1024
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class BadSetting(Exception):
+    """A setting that is not usable; the message names it, its value and what is wanted."""
+
+
+class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of one edge process. Immutable; times in seconds, sizes in bytes."""
+
+    host: Text = "127.0.0.1"
+    port: Port = 8080
+    """0 picks a free one."""
+    core: Text = "dns:///127.0.0.1:50051"
+    """Channel target of the core: `dns:///host:port` (every address is used), or `unix:/path`."""
+    core_ca: Text | None = None
+    """File (PEM) with the authority that signed the core's certificate; without it, plain text."""
+    core_cert: Text | None = None
+    """File (PEM) with the certificate that the edge shows the core; with `core_key`, or neither."""
+    core_key: Text | None = None
+    admin_host: Text = "127.0.0.1"
+    admin_port: Port = 0
+    body_limit_bytes: Annotated[int, msgspec.Meta(ge=1024, le=1024 * MIB)] = 10 * MIB
+    body_timeout_s: Seconds = 30.0
+    """For a request's whole body."""
+    idle_timeout_s: Seconds = 30.0
+    """For a request's headers, and for a connection between two requests."""
+    comment_interval_s: Seconds = 10.0
+    """Silence of a stream after which a comment keeps it alive."""
+    client_stall_s: Seconds = 30.0
+    """A client that takes no byte of its answer for so long is cut off."""
+    drain_s: Annotated[float, msgspec.Meta(ge=0)] = 600.0
+    """How long SIGTERM waits for requests in flight."""
+    support_contact: Text | None = None
+    """Whom a 500 tells the user to write to."""
+
+
+def load_settings(
+    table: Mapping[str, object], environment: Mapping[str, str], overrides: Mapping[str, object]
+) -> EdgeSettings:
+    """Settings from the `[edge]` table, over it the environment, over both `overrides` (None: not given).
+
+    Raises BadSetting for an unknown name, a value of the wrong type or range, or half a key pair.
+    """
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        values[name] = _checked(name, value, f"[edge] {name}", strict=True)
+    for variable, value in environment.items():
+        if variable.startswith(ENVIRONMENT_PREFIX):
+            name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+            values[name] = _checked(name, value, variable, strict=False)
+    for name, value in overrides.items():
+        if value is not None:
+            values[name] = _checked(name, value, name, strict=True)
+    settings = EdgeSettings(**values)
+    if (settings.core_cert is None) != (settings.core_key is None):
+        raise BadSetting("core_cert and core_key belong together: give both or neither")
+    if settings.core_cert is not None and settings.core_ca is None:
+        raise BadSetting("core_cert needs core_ca: without TLS there is nobody to show it to")
+    return settings
+
+
+def _checked(name: str, value: object, shown_as: str, *, strict: bool) -> object:
+    wanted = next((field.type for field in msgspec.structs.fields(EdgeSettings) if field.name == name), None)
+    if wanted is None:
+        raise BadSetting(f"{shown_as}: there is no such setting")
+    try:
+        return msgspec.convert(value, wanted, strict=strict)
+    except msgspec.ValidationError as error:
+        raise BadSetting(f"{shown_as} = {value!r}: {error}") from None

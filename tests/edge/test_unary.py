@@ -1,0 +1,145 @@
+"""Whole answers: bytes in, bytes out."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import aiohttp
+import pytest
+
+BODY = b'{"model":"m", "messages":[{"role":"user","content":"hi"}],"seed":9007199254740993,"x":1e2}'
+
+
+@pytest.fixture(params=["grpc", "inprocess"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """All of this holds whatever the channel is."""
+    return str(request.param)
+
+
+async def test_the_body_reaches_the_core_as_it_came(core: Any, edge: Any, http: aiohttp.ClientSession) -> None:
+    """Not one byte of a request's body changes on its way to the core."""
+    async with http.post(f"{edge.url}/v1/chat/completions", data=BODY) as answer:
+        assert answer.status == 200
+    assert core.calls[0].method == "create"
+    assert core.calls[0].request.body == BODY
+    assert core.calls[0].request.dialect == 1
+
+
+async def test_the_answer_comes_back_as_the_core_sent_it(edge: Any, http: aiohttp.ClientSession) -> None:
+    """Integers above 2^64 and `1e2` stay what they are, and the answer is JSON."""
+    async with http.post(f"{edge.url}/v1/chat/completions", data=BODY) as answer:
+        body = await answer.read()
+        assert body == b'{"id":"chatcmpl-1" , "object":"chat.completion","n":18446744073709551617,"x":1e2}'
+        assert answer.headers["Content-Type"] == "application/json"
+
+
+async def test_headers_of_the_answer(core: Any, edge: Any, http: aiohttp.ClientSession) -> None:
+    """The core's request id, its announcements and its overhead are headers; its other metadata is not."""
+
+    async def answer_with_metadata(request: Any, context: Any) -> Any:
+        await core.admit(context, x_worldrouter_ignored="api_base", x_ratelimit_limit_requests="60", internal="secret")
+        return await core.answer(request, FakeContext())
+
+    class FakeContext:
+        async def send_initial_metadata(self, metadata: Any) -> None:
+            """Sent above."""
+
+    core.create = answer_with_metadata
+    async with http.post(f"{edge.url}/v1/chat/completions", data=BODY) as answer:
+        assert answer.headers["x-request-id"] == "01k9zz2w8x5qv3d7m4t6c1b0ra"
+        assert answer.headers["x-worldrouter-ignored"] == "api_base"
+        assert answer.headers["x-ratelimit-limit-requests"] == "60"
+        assert answer.headers["x-worldrouter-overhead-ms"] == "1.234"
+        assert "internal" not in answer.headers
+        assert "aiohttp" not in answer.headers["Server"]
+
+
+@pytest.mark.parametrize("value", ["Bearer wlrouter_abc", "bearer wlrouter_abc", "Basic dXNlcg=="])
+async def test_the_credential_is_the_cores_to_judge(
+    core: Any, edge: Any, http: aiohttp.ClientSession, value: str
+) -> None:
+    """Authorization reaches the core as received."""
+    async with http.post(f"{edge.url}/v1/chat/completions", data=BODY, headers={"Authorization": value}):
+        assert core.calls[0].metadata["authorization"] == value
+
+
+async def test_no_credential_is_the_cores_to_judge_too(core: Any, edge: Any, http: aiohttp.ClientSession) -> None:
+    """Without an Authorization header the call is made without one."""
+    async with http.post(f"{edge.url}/v1/chat/completions", data=BODY):
+        assert "authorization" not in core.calls[0].metadata
+        assert "x-request-id" not in core.calls[0].metadata
+
+
+@pytest.mark.parametrize("value", [b"Bearer schl\xc3\xbcssel", b"Bearer \xff\xfe", b"Bearer a\tb", b"x" * 8000])
+async def test_a_credential_that_metadata_cannot_carry(core: Any, edge: Any, connect: Any, value: bytes) -> None:
+    """Bytes or lengths that gRPC refuses reach the core as something it can answer 401 to, never a 500."""
+    client = await connect(edge)
+    await client.send(
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: e\r\nAuthorization: %b\r\nContent-Length: 2\r\n\r\n{}" % value
+    )
+    status, _ = await client.head()
+    assert status == 200
+    assert core.calls[0].metadata["authorization"] != value.decode("utf-8", "replace")
+
+
+async def test_a_clients_own_request_id(core: Any, edge: Any, http: aiohttp.ClientSession) -> None:
+    """x-request-id of the client reaches the core, cut to 128 characters; the answer carries the core's."""
+    headers = {"X-Request-Id": "mine-" + "é" + "7" * 200}
+    async with http.post(f"{edge.url}/v1/chat/completions", data=BODY, headers=headers) as answer:
+        assert answer.headers["x-request-id"] == "01k9zz2w8x5qv3d7m4t6c1b0ra"
+    assert core.calls[0].metadata["x-request-id"] == ("mine-?" + "7" * 200)[:128]
+
+
+@pytest.mark.parametrize(
+    ("body", "method"),
+    [
+        (b'{"stream":true}', "stream"),
+        (b'{"stream" :  true , "a":[{"stream":false}]}', "stream"),
+        (b'{"str\\u0065am":true}', "stream"),
+        (b'{"stream":false,"stream":true}', "stream"),
+        (b'{"stream":true,"stream":false}', "create"),
+        (b'{"stream":false}', "create"),
+        (b'{"stream":null}', "create"),
+        (b'{"stream":1}', "create"),
+        (b'{"stream":"true"}', "create"),
+        (b'{"messages":[{"stream":true}]}', "create"),
+        (b'{"messages":"\\"stream\\":true"}', "create"),
+        (b'[{"stream":true}]', "create"),
+        (b'{"stream":true', "create"),
+        (b'{"stream":true} x', "create"),
+        (b"", "create"),
+        (b"\xff\xfe", "create"),
+        (b'{"a":' + b"[" * 200_000, "create"),
+    ],
+)
+async def test_which_rpc_a_body_goes_to(
+    core: Any, edge: Any, http: aiohttp.ClientSession, body: bytes, method: str
+) -> None:
+    """Only a literal true at the top level streams; the core judges all else, broken bodies among them."""
+    async with http.post(f"{edge.url}/v1/chat/completions", data=body) as answer:
+        await answer.read()
+        assert answer.status == 200
+    assert [(call.method, call.request.body) for call in core.calls] == [(method, body)]
+
+
+async def test_a_body_of_the_full_limit_passes(core: Any, edge: Any, http: aiohttp.ClientSession) -> None:
+    """10 MiB exactly are within every limit on the way, gRPC's own among them."""
+    body = b'{"x":"' + b"a" * (10 * 1024 * 1024 - 8) + b'"}'
+    async with http.post(f"{edge.url}/v1/chat/completions", data=io.BytesIO(body)) as answer:
+        assert answer.status == 200
+    assert core.calls[0].request.body == body
+
+
+async def test_requests_follow_one_another_on_one_connection(core: Any, edge: Any, connect: Any) -> None:
+    """A connection serves whole answers, streams and errors in turn, pipelined ones too."""
+    client = await connect(edge)
+    await client.post(b"{}")
+    await client.post(b'{"stream":true}')
+    await client.send(b"GET /nothing HTTP/1.1\r\nHost: e\r\n\r\n")
+    status, headers = await client.head()
+    assert (status, len(await client.reader.readexactly(int(headers["content-length"])))) == (200, 81)
+    assert (await client.head())[0] == 200
+    while await client.chunk():
+        pass
+    assert (await client.head())[0] == 404
