@@ -20,6 +20,7 @@ _Object = dict[str, Raw]
 class _Message(msgspec.Struct):
     content: Raw = _NULL
     reasoning_content: Raw = _NULL
+    refusal: Raw = _NULL
     tool_calls: Raw = _NULL
 
 
@@ -51,11 +52,12 @@ class Answer:
 
     def body(self, *, completion_id: str, model: str, created_s: int, estimate: TokenCounts) -> bytes:
         """The JSON for the caller; `estimate` stands in for usage that the upstream did not report."""
-        fields = {"id": Raw(_encoder.encode(completion_id))} | self.fields
-        fields["id"] = Raw(_encoder.encode(completion_id))
-        fields["model"] = Raw(_encoder.encode(model))
+        fields = self.fields | {
+            "id": Raw(_encoder.encode(completion_id)),
+            "created": Raw(b"%d" % created_s),
+            "model": Raw(_encoder.encode(model)),
+        }
         fields.setdefault("object", Raw(b'"chat.completion"'))
-        fields.setdefault("created", Raw(b"%d" % created_s))
         if self.usage is None:
             fields["usage"] = Raw(usage_json(estimate))
         return _encoder.encode(fields)
@@ -68,15 +70,17 @@ def read_answer(body: bytes) -> Answer:
             body.decode()
         view = _answer_decoder.decode(body)
         fields = _object_decoder.decode(body)
+        choices = _choices_decoder.decode(fields["choices"])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         raise UpstreamFailed("The upstream's answer is not a chat completion.") from None
-    finish_reasons = tuple(choice.finish_reason or "" for choice in view.choices)
-    if not finish_reasons or not all(finish_reasons):
+    if not choices or not all(choice.finish_reason and choice.message for choice in view.choices):
         raise UpstreamFailed("The upstream's answer is not complete.")
-    fields["choices"] = Raw(_encoder.encode([_mended(choice) for choice in _choices_decoder.decode(fields["choices"])]))
+    fields["choices"] = Raw(_encoder.encode([_mended(choice) for choice in choices]))
     return Answer(
         fields=fields,
-        finish_reasons=finish_reasons,
+        finish_reasons=tuple(
+            choice.finish_reason or "" for choice in sorted(view.choices, key=lambda choice: choice.index)
+        ),
         usage=parse_usage(view.usage) if view.usage != _NULL else None,
         text_bytes=sum(_text_bytes(choice.message) for choice in view.choices if choice.message),
     )
@@ -85,13 +89,12 @@ def read_answer(body: bytes) -> Answer:
 def _mended(choice: _Object) -> _Object:
     """`logprobs` and `message.refusal` are always there, null when the upstream leaves them out."""
     choice.setdefault("logprobs", _NULL)
-    if "message" in choice:
-        message = _object_decoder.decode(choice["message"])
-        if "refusal" not in message:
-            choice["message"] = Raw(_encoder.encode(message | {"refusal": _NULL}))
+    message = _object_decoder.decode(choice["message"])
+    if "refusal" not in message:
+        choice["message"] = Raw(_encoder.encode(message | {"refusal": _NULL}))
     return choice
 
 
 def _text_bytes(message: _Message) -> int:
-    texts = (message.content, message.reasoning_content, message.tool_calls)
+    texts = (message.content, message.reasoning_content, message.refusal, message.tool_calls)
     return sum(max(len(bytes(raw)) - 2, 0) for raw in texts if raw != _NULL)

@@ -5,8 +5,8 @@ exchanged for ours by prefix. Whatever the fast path does not recognise (another
 tool calls, a missing role) is taken apart to its top-level values, which stay the bytes they were, and put
 together again.
 
-The chunk that carries a finish reason is held back until the stream's end: it may leave only when the charge
-is committed.
+The chunk that carries the last finish reason, and whatever follows it, is held back until the stream's end: it may
+leave only when the charge is committed.
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ from msgspec import UNSET, Raw, UnsetType
 
 from core.errors import UpstreamFailed
 from core.tool_calls import ToolCallNumbering
-from core.usage import TokenCounts, parse_usage, usage_json
+from core.usage import TokenCounts, merged_usage, parse_usage, usage_json
+
+MAX_HELD_CHUNKS = 1_024
 
 _NULL = Raw(b"null")
-_EMPTY_TEXTS = (_NULL, Raw(b'""'))
+_EMPTY = (_NULL, Raw(b'""'), Raw(b"[]"))
 _ROLE = Raw(b'"assistant"')
 _TAIL_USAGE = b',"usage":null}'
 _DONE = b"[DONE]"
-_BARE_CHUNK = {"object": Raw(b'"chat.completion.chunk"'), "choices": Raw(b"[]")}
+_OBJECT, _NO_CHOICES = Raw(b'"chat.completion.chunk"'), Raw(b"[]")
 
 
 class _Delta(msgspec.Struct):
     role: Raw | UnsetType = UNSET
     content: Raw = _NULL
     reasoning_content: Raw = _NULL
+    refusal: Raw = _NULL
     tool_calls: Raw = _NULL
 
 
@@ -58,7 +61,8 @@ _encoder = msgspec.json.Encoder()
 class ChunkRewriter:
     """One stream. Feed it the data of the upstream's events; it gives the chunks to pass on.
 
-    `finish_reasons` by choice index, `usage` as last reported, `text_bytes` of what was produced.
+    `finish_reasons` by choice index, `usage` as last reported, `text_bytes` of what was produced,
+    `counted_bytes` of what had been produced when usage was last reported.
     """
 
     __slots__ = (
@@ -73,6 +77,7 @@ class ChunkRewriter:
         "_tool_calls",
         "_usage_chunk",
         "_usage_raw",
+        "counted_bytes",
         "done",
         "finish_reasons",
         "text_bytes",
@@ -93,7 +98,7 @@ class ChunkRewriter:
         self._usage_chunk: _Object | None = None
         self.finish_reasons: dict[int, str | None] = {}
         self.usage: TokenCounts | None = None
-        self.text_bytes = 0
+        self.text_bytes = self.counted_bytes = 0
         self.done = False
 
     def push(self, data: bytes, out: list[bytes]) -> None:
@@ -106,20 +111,30 @@ class ChunkRewriter:
         if data == _DONE:
             self.done = True
             return
+        if b"\n" in data:  # of several data lines; it stands between tokens, as JSON has none in its strings
+            data = data.replace(b"\n", b" ")
         chunk = _read(data)
+        if chunk.choices:
+            self._push_choices(data, chunk, chunk.choices, out)
         if chunk.usage is not UNSET and chunk.usage != _NULL:
             self._note_usage(chunk.usage)
-        if not chunk.choices:
-            self._note_usage_chunk(data, chunk)
-            return
-        plain = self._note_choices(chunk.choices)
+            if not chunk.choices:
+                self._usage_chunk = _object_decoder.decode(data)
+
+    def _push_choices(self, data: bytes, chunk: _Chunk, choices: list[_Choice], out: list[bytes]) -> None:
+        plain = self._note_choices(choices)
         if self._held:
-            out += self._held
-            self._held = []
+            if None in self.finish_reasons.values():  # another choice goes on: that was not the last finish
+                out += self._held
+                self._held = []
+            elif len(self._held) > MAX_HELD_CHUNKS:
+                raise UpstreamFailed("The upstream goes on after the end of its answer.")
+            else:
+                out, plain = self._held, False
         if plain and (passed := self._exchange_head(data, chunk)) is not None:
             out.append(passed)
         else:
-            self._rewrite(data, chunk.choices, out)
+            self._rewrite(data, choices, out)
 
     def finish(self, estimate: TokenCounts) -> list[bytes]:
         """The last chunks: the held ones, and the usage chunk if the caller asked for it.
@@ -130,9 +145,9 @@ class ChunkRewriter:
         self.check_complete()
         if not self._include_usage:
             return self._held
-        fields = self._usage_chunk if self._usage_chunk is not None else _BARE_CHUNK
-        raw = self._usage_raw if self._usage_raw is not None else Raw(usage_json(estimate))
-        return [*self._held, _encoder.encode(self._ours(fields) | {"usage": raw})]
+        reported = self._usage_raw if self.usage is not None else None
+        last = {"choices": _NO_CHOICES, "usage": reported or Raw(usage_json(estimate))}
+        return [*self._held, _encoder.encode({"object": _OBJECT} | self._ours(self._usage_chunk or {}) | last)]
 
     def check_complete(self) -> None:
         """UpstreamFailed unless every choice has finished: a finish is never made up."""
@@ -145,12 +160,14 @@ class ChunkRewriter:
 
     def _note_usage(self, raw: Raw) -> None:
         counted = parse_usage(raw)
+        if counted is None:
+            raw = raw if self._usage_raw is None else merged_usage(self._usage_raw, raw)
+            counted = parse_usage(raw)
         if counted is not None:
-            self.usage, self._usage_raw = counted, raw
-
-    def _note_usage_chunk(self, data: bytes, chunk: _Chunk) -> None:
-        if chunk.usage is not UNSET and chunk.usage != _NULL:
-            self._usage_chunk = _object_decoder.decode(data)
+            self.counted_bytes = self.text_bytes
+        elif self.usage is not None:
+            return  # what was reported before is better than this
+        self.usage, self._usage_raw = counted, raw
 
     def _note_choices(self, choices: list[_Choice]) -> bool:
         """Note what the choices produced; whether they may pass without a look inside."""
@@ -224,7 +241,7 @@ class ChunkRewriter:
     def _sort(self, view: _Choice, choice: _Object, running: list[_Object], finishing: list[_Object]) -> None:
         """Mend one choice, and split it when it both says something and finishes."""
         delta = _object_decoder.decode(choice["delta"]) if view.delta is not None else {}
-        says = any(name != "role" and raw not in _EMPTY_TEXTS for name, raw in delta.items())
+        says = any(name != "role" and raw not in _EMPTY for name, raw in delta.items())
         if view.delta is not None and view.delta.tool_calls != _NULL:
             delta["tool_calls"] = self._tool_calls.number(view.index, delta["tool_calls"])
         if view.index not in self._introduced:
@@ -232,8 +249,8 @@ class ChunkRewriter:
             delta["role"] = _ROLE
             says = True
         mended = choice | {"delta": Raw(_encoder.encode(delta))}
-        if view.finish_reason is None:
-            running.append(mended)
+        if not view.finish_reason:
+            running.append(mended if view.finish_reason is None else mended | {"finish_reason": _NULL})
             return
         self.finish_reasons[view.index] = view.finish_reason
         last = choice | {"delta": Raw(b"{}")}
@@ -245,6 +262,8 @@ class ChunkRewriter:
 
 def _read(data: bytes) -> _Chunk:
     try:
+        if not data.isascii():
+            data.decode()
         chunk = _chunk_decoder.decode(data)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         raise UpstreamFailed("The upstream sent a chunk that is not one.") from None
@@ -256,7 +275,7 @@ def _read(data: bytes) -> _Chunk:
 def _text_bytes(delta: _Delta) -> int:
     """Bytes of text in a delta; a token of JSON syntax more or less does not matter."""
     found = 0
-    for raw in (delta.content, delta.reasoning_content, delta.tool_calls):
+    for raw in (delta.content, delta.reasoning_content, delta.refusal, delta.tool_calls):
         if raw != _NULL:
             found += max(len(bytes(raw)) - 2, 0)
     return found

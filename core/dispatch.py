@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from core.catalog import Endpoint, Model
-from core.errors import UpstreamFailed, UpstreamTimeout, WorldRouterError
+from core.errors import UpstreamFailed, UpstreamRefused, UpstreamTimeout, WorldRouterError
 from core.providers.base import Provider, Reply
 from core.routing import may_fail_over, plan
 from core.upstream_errors import read_refusal
+
+_log = logging.getLogger(__name__)
+
+WHOLE_ANSWER_FACTOR = 5
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class TimeLimits:
-    """How long an upstream may take, in seconds. `total_s` counts from the first attempt to the end."""
+    """How long an upstream may take, in seconds.
+
+    `first_token_s` counts from the call to the first piece of a streamed answer, whatever comments come before it;
+    a whole answer, of which nothing is seen before its last token, may take WHOLE_ANSWER_FACTOR times as long.
+    `between_chunks_s` counts between two reads of any bytes, `total_s` from the first attempt to the end.
+    """
 
     first_token_s: float = 60.0
     between_chunks_s: float = 60.0
@@ -36,6 +46,7 @@ class Dispatch:
         "_clock",
         "_deadline_s",
         "_error",
+        "_first_deadline_s",
         "_first_token_s",
         "_limits",
         "_model",
@@ -65,8 +76,10 @@ class Dispatch:
         self._stream = stream
         self._body_for = body_for
         self._first_token_s = model.first_token_timeout_s or limits.first_token_s
+        if not stream:
+            self._first_token_s *= WHOLE_ANSWER_FACTOR
         self._total_deadline_s = clock() + limits.total_s
-        self._deadline_s = math.inf
+        self._deadline_s = self._first_deadline_s = math.inf
         self._reply: Reply | None = None
         self._error: WorldRouterError | None = None
         self.endpoint: Endpoint | None = None
@@ -82,6 +95,8 @@ class Dispatch:
                 return await take()
             except WorldRouterError as error:
                 self._close_reply()
+                if isinstance(error, UpstreamRefused):
+                    _log.error("Endpoint %s of model %s: %s", endpoint.name, self._model.id, error)
                 if self._error is not None or not may_fail_over(error):
                     raise
                 failure = error
@@ -93,29 +108,26 @@ class Dispatch:
         self.endpoint = endpoint
         self.attempts += 1
         reply = self._reply = self._providers[endpoint.provider].send(self._body_for(endpoint), stream=self._stream)
-        began_s = self._begin_waiting(self._first_token_s)
+        began_s = self._clock()
+        self._deadline_s = self._first_deadline_s = began_s + self._first_token_s
         try:
             head = await reply.head()
         finally:
             self._end_waiting(began_s)
         if head.status != 200:
-            raise await read_refusal(reply, head)
+            raise await read_refusal(self.read, head)
 
     async def read(self, *, first: bool = False) -> bytes:
         """What the upstream sends next, b"" at its end."""
         if self._error is not None:
             raise self._error
         assert self._reply is not None
-        began_s = self._begin_waiting(self._first_token_s if first else self._limits.between_chunks_s)
+        began_s = self._clock()
+        self._deadline_s = self._first_deadline_s if first else began_s + self._limits.between_chunks_s
         try:
             return await self._reply.read()
         finally:
             self._end_waiting(began_s)
-
-    def _begin_waiting(self, limit_s: float) -> float:
-        now_s = self._clock()
-        self._deadline_s = now_s + limit_s
-        return now_s
 
     def _end_waiting(self, began_s: float) -> None:
         self._deadline_s = math.inf

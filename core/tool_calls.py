@@ -1,8 +1,9 @@
 """Tool-call deltas in the shape that OpenAI's clients put together again.
 
-Each carries an `index`, stable per call; `id`, `type` and `function.name` stand only on the first of an index
-(https://platform.openai.com/docs/api-reference/chat-streaming). Some upstreams leave the index out, or repeat
-the id on every fragment: clients then see several calls, or a name doubled.
+Each carries an `index`, stable per call; `id`, `type` and the name stand only on the first of an index
+(https://platform.openai.com/docs/api-reference/chat-streaming). Some upstreams leave the index out, give every
+call the same one, or repeat id and name on every fragment: clients then see calls melted together, or a name
+doubled.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ _calls_decoder = msgspec.json.Decoder(list[_Object])
 _object_decoder = msgspec.json.Decoder(_Object)
 _index_decoder = msgspec.json.Decoder(int)
 _encoder = msgspec.json.Encoder()
-_NAMING = ("id", "type")
+_BODIES = ("function", "custom")
+_NOTHING = (b"", b"null", b'""')
 
 
 class ToolCallNumbering:
     """The tool calls of one stream, per choice."""
 
-    __slots__ = ("_ids",)
+    __slots__ = ("_ids", "_latest")
 
     def __init__(self) -> None:
         self._ids: dict[tuple[int, int], bytes] = {}
+        self._latest: dict[tuple[int, int], int] = {}  # by the upstream's index: ours of the call it stands for now
 
     def number(self, choice: int, raw: Raw) -> Raw:
         """The tool calls of one delta, mended; as they are when they are not a list of objects."""
@@ -35,37 +38,66 @@ class ToolCallNumbering:
         return Raw(_encoder.encode([self._mend(choice, call) for call in calls]))
 
     def _mend(self, choice: int, call: _Object) -> _Object:
-        call_id = bytes(call["id"]) if "id" in call else b""
+        call_id = _said(call.get("id"))
         index = self._index(choice, call, call_id)
         call = {"index": Raw(b"%d" % index)} | call | {"index": Raw(b"%d" % index)}
         if (choice, index) not in self._ids:
             self._ids[choice, index] = call_id
             return call
-        for name in _NAMING:
-            call.pop(name, None)
-        if "function" in call:
-            call["function"] = _without_name(call["function"])
+        call.pop("id", None)
+        call.pop("type", None)
+        for name in _BODIES:
+            if name in call:
+                call[name] = _without_name(call[name])
         return call
 
     def _index(self, choice: int, call: _Object, call_id: bytes) -> int:
-        if "index" in call:
-            try:
-                return _index_decoder.decode(call["index"])
-            except msgspec.ValidationError:
-                pass
+        """Which call of the choice this is: the same number for all fragments of one call."""
+        theirs = _number_of(call.get("index"))
+        if theirs is None:
+            return self._index_by_id(choice, call, call_id)
+        ours = self._latest.get((choice, theirs))
+        if ours is None:
+            ours = theirs if (choice, theirs) not in self._ids else self._next(choice)
+        elif call_id and call_id != self._ids[choice, ours] and _is_named(call):
+            ours = self._index_by_id(choice, call, call_id)
+        self._latest[choice, theirs] = ours
+        return ours
+
+    def _index_by_id(self, choice: int, call: _Object, call_id: bytes) -> int:
         known = [index for of_choice, index in self._ids if of_choice == choice]
-        for index in known:
-            if call_id and self._ids[choice, index] == call_id:
-                return index
-        if not call_id and known:
-            return known[-1]
-        return len(known)
+        if call_id:
+            return next((index for index in known if self._ids[choice, index] == call_id), self._next(choice))
+        return self._next(choice) if not known or _is_named(call) else known[-1]
+
+    def _next(self, choice: int) -> int:
+        return max((index + 1 for of_choice, index in self._ids if of_choice == choice), default=0)
+
+
+def _said(raw: Raw | None) -> bytes:
+    """The text of a value; nothing for one that is absent, null or empty."""
+    text = b"" if raw is None else bytes(raw)
+    return b"" if text in _NOTHING else text
+
+
+def _number_of(raw: Raw | None) -> int | None:
+    try:
+        return None if raw is None else _index_decoder.decode(raw)
+    except msgspec.ValidationError:
+        return None
+
+
+def _is_named(call: _Object) -> bool:
+    return any(_said(_fields(call[name]).get("name")) for name in _BODIES if name in call)
 
 
 def _without_name(raw: Raw) -> Raw:
+    fields = _fields(raw)
+    return raw if fields.pop("name", None) is None else Raw(_encoder.encode(fields))
+
+
+def _fields(raw: Raw) -> _Object:
     try:
-        function = _object_decoder.decode(raw)
+        return _object_decoder.decode(raw)
     except msgspec.ValidationError:
-        return raw
-    function.pop("name", None)
-    return Raw(_encoder.encode(function))
+        return {}

@@ -6,6 +6,8 @@ provider: our unpaid bill must never be the caller's 402.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 
 from core.errors import (
@@ -18,7 +20,7 @@ from core.errors import (
     UpstreamTimeout,
     WorldRouterError,
 )
-from core.providers.base import Head, Reply
+from core.providers.base import Head
 
 MAX_ERROR_BYTES = 64 << 10
 MAX_MESSAGE_CHARS = 2_000
@@ -27,23 +29,31 @@ LONG_RETRY_AFTER_S = 2.0
 
 class _Error(msgspec.Struct):
     message: str | None = None
-    param: str | None = None
-    code: str | int | None = None
+    param: object = None
+    code: object = None
 
 
 class _Body(msgspec.Struct):
     error: _Error | str | None = None
     message: str | None = None
+    param: object = None
+    code: object = None
 
 
 _decoder = msgspec.json.Decoder(_Body)
 
 
-async def read_refusal(reply: Reply, head: Head) -> WorldRouterError:
-    """The error for an answer that is not 200, its body read up to MAX_ERROR_BYTES."""
+async def read_refusal(read: Callable[[], Awaitable[bytes]], head: Head) -> WorldRouterError:
+    """The error for an answer that is not 200, its body read up to MAX_ERROR_BYTES.
+
+    A body that is cut short or does not come leaves what the status says.
+    """
     body = b""
-    while len(body) < MAX_ERROR_BYTES and (piece := await reply.read()):
-        body += piece
+    try:
+        while len(body) < MAX_ERROR_BYTES and (piece := await read()):
+            body += piece
+    except UpstreamFailed:
+        pass
     return refusal(head, body)
 
 
@@ -54,8 +64,8 @@ def refusal(head: Head, body: bytes) -> WorldRouterError:
         said = _said(body)
         return UpstreamRejected(
             (said.message or "The upstream refused the request.")[:MAX_MESSAGE_CHARS],
-            param=said.param,
-            code=None if said.code is None else str(said.code),
+            param=said.param if isinstance(said.param, str) else None,
+            code=str(said.code) if isinstance(said.code, str | int) else None,
         )
     if status == 413:
         return RequestTooLarge("The request is too large for the upstream.")
@@ -71,10 +81,11 @@ def refusal(head: Head, body: bytes) -> WorldRouterError:
 
 
 def _said(body: bytes) -> _Error:
+    """The error object, OpenAI's or one of those that others send in its place."""
     try:
         found = _decoder.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return _Error()
     if isinstance(found.error, str):
         return _Error(message=found.error)
-    return found.error or _Error(message=found.message)
+    return found.error or _Error(message=found.message, param=found.param, code=found.code)
