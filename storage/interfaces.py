@@ -120,12 +120,16 @@ class LedgerStore(Protocol):
     ) -> TopUp:
         """Credit a payment, two legs in one transaction; the first answer again for the same key and body.
 
-        IdempotencyConflict for another body; Missing when there is no such account. Safe to repeat.
+        IdempotencyConflict for another body; Missing when there is no such account; Duplicate when the payment id
+        is taken; ValueError unless amount > 0 and fee >= 0. Safe to repeat.
         """
         ...
 
     async def adjust(self, *, ref: str, account_id: str, amount_nano_usd: int, note: str) -> None:
-        """Credit (amount > 0) an account by the operator's word. Nothing when `ref` is known: safe to repeat."""
+        """Credit an account by the operator's word. Nothing when `ref` is known: safe to repeat.
+
+        Missing when there is no such account; ValueError unless amount > 0.
+        """
         ...
 
     async def settle(self, batch: Sequence[Settlement]) -> None:
@@ -167,19 +171,19 @@ class LeaseStore(Protocol):
         and credit limit) is below 4 x live cores x chunk, else max(want, chunk). None when it cannot pay `want`.
 
         Safe to repeat: an active lease of this id is returned as it is. Missing when there is no such account,
-        or when the lease of this id is closed by now.
+        or when the lease of this id is closed by now. ValueError for a negative amount, here and below.
         """
         ...
 
     async def extend(self, *, lease_id: str, seq: int, want_nano_usd: int, chunk_nano_usd: int) -> Lease | None:
         """Move more money into an active lease, by the rule of `acquire`; None when the account cannot pay.
         `seq` is the lease's present one plus 1; a lease that already has it is returned as it is: safe to repeat.
-        Missing when the lease is closed."""
+        Missing when the lease is closed, StoreError for any other seq."""
         ...
 
     async def give_back(self, *, lease_id: str, seq: int, amount_nano_usd: int) -> Lease:
         """Return an unspent part of an active lease to its account; `seq` as in `extend`: safe to repeat.
-        Missing when the lease is closed."""
+        Missing when the lease is closed; StoreError for any other seq, or for more than the unspent part."""
         ...
 
     async def close_lease(self, lease_id: str) -> None:

@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from storage.database import Conflict, ConnectionLost, Database, Refused
 from storage.interfaces import CommitUnknown, StoreError, StoreUnavailable
-from storage.postgres_settle import SettleTransaction
+from storage.postgres_settle import DRIVER_FAILURES, SettleTransaction
 from storage.records import Settlement
 from storage.settle_statements import CommitFailed
 
@@ -82,7 +82,7 @@ class PostgresDatabase(Database):
     """A PostgreSQL database, shared with other cores."""
 
     single_core = False
-    failures = (SQLAlchemyError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, UnicodeError)
+    failures = (SQLAlchemyError, *DRIVER_FAILURES, UnicodeError)
 
     def __init__(self, url: URL, *, jitter: Callable[[], float]) -> None:
         """Connects when first used."""
@@ -105,8 +105,8 @@ class PostgresDatabase(Database):
         return cast(extract("epoch", func.now()) * literal_column("1000000"), BigInteger)
 
     def translate(self, error: Exception) -> StoreError:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        text = f"PostgreSQL failed: {cause}"
+        cause = (error.orig if isinstance(error, DBAPIError) else error) or error
+        text = f"PostgreSQL failed: {str(cause) or type(cause).__name__}"
         if isinstance(error, DBAPIError) and error.connection_invalidated:
             return ConnectionLost(text)
         sqlstate: str | None = getattr(cause, "sqlstate", None)
@@ -114,7 +114,9 @@ class PostgresDatabase(Database):
             return _by_sqlstate(sqlstate)(text)
         if isinstance(cause, UnicodeError):
             return Refused(text)
-        return StoreUnavailable(text)
+        # Without an error of the server's, the driver itself found its connection closed or out of step.
+        by_driver = isinstance(error, DBAPIError | asyncpg.InterfaceError | asyncpg.InternalClientError)
+        return ConnectionLost(text) if by_driver else StoreUnavailable(text)
 
     async def settle_once(self, batch: Sequence[Settlement]) -> None:
         try:

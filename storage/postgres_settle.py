@@ -14,7 +14,8 @@ from storage.records import Settlement
 from storage.settle_statements import CommitFailed, SettleStatements, known_refs, sql
 from storage.settlement import HeldLease, Plan, late_accounts, plan, unknown
 
-_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)
+DRIVER_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""What asyncpg raises: for the server, for itself, for a state it did not expect, and for the network."""
 
 
 class SettleTransaction:
@@ -38,7 +39,7 @@ class SettleTransaction:
         await self._write(connection, await self._plan(connection, batch))
         try:
             await connection.execute("COMMIT")
-        except _FAILURES as error:
+        except DRIVER_FAILURES as error:
             raise CommitFailed(str(error)) from error
 
     async def _plan(self, connection: Any, batch: Sequence[Settlement]) -> Plan:

@@ -82,7 +82,13 @@ def make(url: URL) -> None:
 
 
 def writer_engine(url: URL) -> AsyncEngine:
-    """The engine of the only connection that writes; its transactions begin IMMEDIATE."""
+    """The engine of the only connection that writes; its transactions begin IMMEDIATE.
+
+    StoreUnavailable when Python's SQLite is too old.
+    """
+    if sqlite3.sqlite_version_info < OLDEST_VERSION:
+        wanted = ".".join(str(number) for number in OLDEST_VERSION)
+        raise StoreUnavailable(f"this Python has SQLite {sqlite3.sqlite_version}; {wanted} or newer is needed")
     engine = _engine(url, 1, _WRITER_PRAGMAS)
     event.listen(engine.sync_engine, "begin", _begin_immediate)
     return engine
@@ -148,16 +154,11 @@ class SqliteDatabase(Database):
 
         SchemaOutdated when there is no such file, StoreUnavailable when another process has it.
         """
+        writers, readers = writer_engine(url), reader_engine(url)
         if not exists(url):
             raise SchemaOutdated(f"there is no database at {url.database}: run `worldrouter migrate`")
         self._lock = FileLock(url)
-        super().__init__(
-            writer_engine(url),
-            reader_engine(url),
-            writer_count=1,
-            reader_count=READER_COUNT,
-            jitter=jitter,
-        )
+        super().__init__(writers, readers, writer_count=1, reader_count=READER_COUNT, jitter=jitter)
         self._clock_us = now_us
         self._settle = SettleTransaction()
         self._driver: aiosqlite.Connection | None = None
@@ -200,5 +201,7 @@ class SqliteDatabase(Database):
         self._driver = None
 
     async def release(self) -> None:
-        await super().release()
-        self._lock.release()
+        try:
+            await super().release()
+        finally:
+            self._lock.release()

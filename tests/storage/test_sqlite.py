@@ -1,0 +1,93 @@
+"""What is SQLite's alone: durability, readers, integers, failing commits."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+
+import pytest
+
+from storage.interfaces import CommitUnknown, StoreUnavailable
+from storage.migrate import migrate
+from storage.store import open_store
+
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """These tests are about SQLite alone."""
+    return sqlite_url
+
+
+def no_commit(action: int, argument: str | None, *_others: object) -> int:
+    """An authorizer under which COMMIT fails."""
+    is_commit = action == sqlite3.SQLITE_TRANSACTION and argument == "COMMIT"
+    return sqlite3.SQLITE_DENY if is_commit else sqlite3.SQLITE_OK
+
+
+async def authorize(store, authorizer) -> None:
+    driver = await store._db._writer_driver()
+    await driver._execute(driver._conn.set_authorizer, authorizer)
+
+
+async def test_a_sqlite_file_is_private_and_durable(tmp_path) -> None:
+    """The file is its owner's alone; the writer commits to the disk, in WAL mode."""
+    path = tmp_path / "new.db"
+    await migrate(f"sqlite+aiosqlite:///{path}")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    store = await open_store(f"sqlite+aiosqlite:///{path}")
+
+    async def pragmas(connection) -> list[object]:
+        names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        return [(await connection.exec_driver_sql(f"PRAGMA {name}")).scalar() for name in names]
+
+    full = 2
+    assert await store._db.write(pragmas) == ["wal", full, 1, 5000]
+    await store.close()
+
+
+async def test_readers_of_a_sqlite_file_cannot_write_nor_checkpoint(store) -> None:
+    """A reading connection refuses changes and never moves the write-ahead log into the database."""
+
+    async def change(connection) -> None:
+        await connection.exec_driver_sql("DELETE FROM accounts")
+
+    async def checkpoints(connection) -> object:
+        return (await connection.exec_driver_sql("PRAGMA wal_autocheckpoint")).scalar()
+
+    with pytest.raises(StoreUnavailable, match="readonly"):
+        await store._db.read(change)
+    assert await store._db.read(checkpoints) == 0
+
+
+async def test_sqlite_keeps_integers_only(sqlite_url) -> None:
+    """A fraction of a nanodollar is refused by the table itself."""
+    path = sqlite_url.removeprefix("sqlite+aiosqlite:///")
+    connection = sqlite3.connect(path)
+    with pytest.raises(sqlite3.IntegrityError, match="REAL"):
+        connection.execute("INSERT INTO accounts VALUES ('acc_1', '', 'user', 1.5, 0, 0)")
+    connection.close()
+
+
+async def test_settle_whose_commit_fails_is_of_unknown_outcome(store, funded, acquire, settlement, audit) -> None:
+    """A failing COMMIT is reported as such, leaves no transaction open, and the same batch may come again."""
+    await funded(balance=100)
+    await acquire("lease_1", 50)
+    await authorize(store, no_commit)
+    with pytest.raises(CommitUnknown):
+        await store.settle([settlement("req_1", "lease_1", 5)])
+    await authorize(store, None)
+    await store.settle([settlement("req_1", "lease_1", 5)])
+    assert (await store.balance("acc_1")).balance_nano_usd == 95
+    await audit()
+
+
+async def test_a_change_whose_commit_fails_is_of_unknown_outcome(store, funded, acquire, settlement, audit) -> None:
+    """So are other changes; the connection is replaced, and everything goes on."""
+    await funded(balance=100)
+    await authorize(store, no_commit)
+    with pytest.raises(CommitUnknown):
+        await acquire("lease_1", 50)
+    await acquire("lease_1", 50)
+    await store.settle([settlement("req_1", "lease_1", 5)])
+    assert (await store.balance("acc_1")).balance_nano_usd == 95
+    await audit()
