@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import click
@@ -58,6 +59,7 @@ for _command in (
     cli.add_command(_command)
 
 
-def main() -> None:
-    """Entry point of `worldrouter`. Exit status 0, 1 for a failure, 2 for wrong usage."""
-    cli.main(prog_name="worldrouter", obj=Session(home=Home.find(os.environ, Path.cwd())))
+def main(*arguments: str) -> None:
+    """Entry point of `worldrouter`; `arguments` stand before those of the process. Exit status 0, 1 or 2 (usage)."""
+    session = Session(home=Home.find(os.environ, Path.cwd()))
+    cli.main([*arguments, *sys.argv[1:]], prog_name="worldrouter", obj=session)
