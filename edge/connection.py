@@ -173,15 +173,14 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what the HTTP parser refused (400, echoing nothing) or what a bug of ours broke (500)."""
+        if status < 500 or exc is None:
+            problem = self._watch.problems.own(status)
+            _log_refusal(problem, "?", "?")  # echo nothing into the log either
+        else:
+            problem = self._watch.problems.of(exc)
+        self._watch.metrics.refused(problem.status)
         if self.transport is None or request.writer.output_size > 0:
             raise ConnectionError("There is nobody to tell, or it is too late to.") from exc
-        problem = self._watch.problems.own(status)
-        if status >= 500:
-            fields = {"request_id": problem.request_id}
-            _LOGGER.error("request %s failed", problem.request_id, exc_info=exc, extra=fields)
-        else:
-            _log_refusal(problem, "?", "?")  # echo nothing into the log either
-        self._watch.metrics.refused(problem.status)
         response = problem.response()
         response.force_close()
         return response

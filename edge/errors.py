@@ -122,14 +122,19 @@ class Problems:
         self.mint_id = mint_id
         self._contact = contact
 
-    def of(self, failure: Exception, request_id: str = "") -> Problem:
-        """What a failure means to the client: of a call to the core, else a refusal of the edge itself.
+    def of(self, failure: BaseException, request_id: str = "") -> Problem:
+        """What a failure means to the client: of a call to the core, a refusal of the edge itself, or a bug.
 
         `request_id` is the id that the client knows already, if it does.
         """
         if isinstance(failure, grpc.aio.AioRpcError):
             return self._of_call(failure, request_id)
-        return self.own(failure.status if isinstance(failure, web.HTTPException) else 500, request_id)
+        if isinstance(failure, web.HTTPException):
+            return self.own(failure.status, request_id)
+        problem = self.own(500, request_id)
+        fields = {"request_id": problem.request_id}
+        _LOGGER.error("request %s failed", problem.request_id, exc_info=failure, extra=fields)
+        return problem
 
     def own(self, status: int, request_id: str = "") -> Problem:
         """A refusal of the edge itself; any status outside `OWN` is a 500."""

@@ -19,7 +19,7 @@ SEND_BUFFER_BYTES = 65536
 """Of each socket: a stalled client absorbs 255 KiB with it, 3.8 MiB without."""
 LAST_WORDS_S = 5.0
 """For requests that were cut to say so, and for their last bytes to leave."""
-POLL_S = 0.05
+POLL_S = 0.01
 
 
 class CannotListen(Exception):

@@ -68,19 +68,19 @@ class EventStream(Exchange):
         failure: Exception | None = None
         try:
             await self._pass_on()
-        except grpc.aio.AioRpcError as error:
-            failure = error
         except asyncio.CancelledError:
             if self.cut is None:
                 raise
             failure = self.cut
+        except Exception as error:
+            failure = error
         if failure is None and not self._finished:
             failure = web.HTTPInternalServerError()  # the core broke its promise: never a [DONE] for that
         if failure is None:
             response = self._response or await self._open()
             await response.write_eof(DONE)
             return response
-        if self._response is None or isinstance(failure, ClientGone):
+        if self._response is None or isinstance(failure, ClientGone | ConnectionError):
             raise failure
         return await self._fail(failure, self._response)
 

@@ -214,6 +214,6 @@ async def test_a_bug_is_a_bland_500_with_a_trace_inside(
         body = await answer.read()
         check(answer.status, answer.headers, body, (500, "internal_error"))
         assert SECRET.encode() not in body
-    (record,) = (found for found in caplog.records if found.name == "edge.connection")
+    (record,) = (found for found in caplog.records if found.name == "edge.errors")
     assert record.exc_info is not None
     assert record.__dict__["request_id"] == answer.headers["x-request-id"]

@@ -183,6 +183,36 @@ async def test_done_waits_for_the_status(core: Any, edge: Any, http: aiohttp.Cli
     assert '"internal_error"' in text
 
 
+async def test_a_bug_in_mid_stream_is_an_event(
+    core: Any,
+    edge: Any,
+    http: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Not even an exception that nobody expected ends a stream as if it were whole; its trace is logged."""
+
+    def broken_once(*args: object) -> bytes:
+        monkeypatch.undo()
+        raise KeyError("planted")
+
+    async def break_off(request: Any, context: Any) -> AsyncIterator[Any]:
+        await core.admit(context)
+        yield core.chunks(b"{}")
+        await asyncio.sleep(0.05)
+        monkeypatch.setattr("edge.stream.events", broken_once)
+        yield core.chunks(b"{}")
+        yield core.finished()
+
+    core.stream = break_off
+    async with http.post(f"{edge.url}/v1/chat/completions", data=STREAM) as answer:
+        text = await answer.text()
+    assert '"internal_error"' in text
+    assert "[DONE]" not in text
+    (record,) = (found for found in caplog.records if found.name == "edge.errors")
+    assert record.exc_info is not None
+
+
 async def test_silence_from_the_start_is_filled(core: Any, start_edge: Any, connect: Any) -> None:
     """Comments begin before the first chunk, with the headers, and go on until there is one."""
 
