@@ -124,6 +124,8 @@ class Engine:
                 renewed_s = time.monotonic()
             except StoreError as error:
                 _log.error("The leases could not be renewed: %s", error)
+            except Exception:  # whatever it was: without renewals nobody is admitted for good
+                _log.exception("The leases could not be renewed")
 
     async def stop(self, drain_s: Callable[[], float]) -> None:
         """Admit nothing more, let requests end, flush the ledger, give the leases back. Never raises StoreError.

@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from core.errors import ServiceUnavailable
 from storage.interfaces import AccountStore, LeaseStore, Missing, StoreError
@@ -23,7 +24,7 @@ from storage.records import Lease
 _log = logging.getLogger(__name__)
 
 
-class EscrowStore(AccountStore, LeaseStore):
+class EscrowStore(AccountStore, LeaseStore, Protocol):
     """What escrow needs of the store."""
 
 
@@ -224,13 +225,15 @@ class Escrow:
                 self._spawn(account, self._give_back)
 
     async def close(self) -> None:
-        """Return everything: at shutdown, after the ledger is drained and nothing is held any more."""
+        """Return everything, leases that nobody here knows among it.
+
+        At shutdown, after the ledger is drained and nothing is held any more. StoreError.
+        """
         while self._tasks:
             await asyncio.gather(*self._tasks)
-        for account in list(self._accounts.values()):
-            if account.lease is not None:
-                await self._store.close_lease(account.lease.id)
         self._accounts.clear()
+        for lease_id in await self._store.renew(self._core_id, ttl_s=self._settings.lease_ttl_s):
+            await self._store.close_lease(lease_id)
 
     def _spawn(self, account: _Account, change: _Change) -> None:
         account.changing = True
@@ -303,34 +306,40 @@ class Escrow:
 
     async def _grow(self, account: _Account, want: int) -> bool:
         """Move at least this much more into the account's lease; False when the account cannot pay."""
-        chunk = self._settings.chunk_nano_usd
-        if account.lease is None:
-            got = await self._acquire(account, want, chunk)
-        else:
-            try:
-                got = await self._store.extend(
-                    lease_id=account.lease.id, seq=account.lease.seq + 1, want_nano_usd=want, chunk_nano_usd=chunk
-                )
-            except Missing:
-                _lose(account)
-                got = await self._acquire(account, want, chunk)
+        if account.lease is not None:
+            extended = await self._extend(account.lease, want)
+            if extended is not None:
+                return extended
+            _lose(account)
+        got = await self._acquire(account.id, want)
         if got is None:
             return False
-        if account.lease is None:
-            account.lease = _OpenLease(got.id, got.granted_nano_usd, 0, got.seq)
-        account.lease.granted, account.lease.seq = got.granted_nano_usd, got.seq
+        account.lease = _OpenLease(got.id, got.granted_nano_usd, 0, got.seq)
         return True
 
-    async def _acquire(self, account: _Account, want: int, chunk: int) -> Lease | None:
+    async def _extend(self, lease: _OpenLease, want: int) -> bool | None:
+        """Whether the account could pay for it; None when the lease is closed."""
+        chunk = self._settings.chunk_nano_usd
+        try:
+            got = await self._store.extend(
+                lease_id=lease.id, seq=lease.seq + 1, want_nano_usd=want, chunk_nano_usd=chunk
+            )
+        except Missing:
+            return None
+        if got is not None:
+            lease.granted, lease.seq = got.granted_nano_usd, got.seq
+        return got is not None
+
+    async def _acquire(self, account_id: str, want: int) -> Lease | None:
         lease_id = self._new_lease_id()
         self._changing.add(lease_id)
         try:
             return await self._store.acquire(
                 lease_id=lease_id,
-                account_id=account.id,
+                account_id=account_id,
                 core_id=self._core_id,
                 want_nano_usd=want,
-                chunk_nano_usd=chunk,
+                chunk_nano_usd=self._settings.chunk_nano_usd,
                 ttl_s=self._settings.lease_ttl_s,
             )
         finally:
@@ -352,13 +361,12 @@ class Escrow:
         lease = account.lease
         if lease is None:
             return
-        account.lease = None  # first, so that nobody takes a hold on it meanwhile
+        # First, so that nobody takes a hold on it meanwhile. It does not come back when the store fails: it may be
+        # closed all the same. If it is not, it is one of those that nobody knows, and `renew` closes it.
+        account.lease = None
         self._changing.add(lease.id)
         try:
             await self._store.close_lease(lease.id)
-        except StoreError:
-            account.lease = lease  # try again later; if it is closed after all, renewing will tell
-            raise
         finally:
             self._changing.discard(lease.id)
 

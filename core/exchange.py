@@ -7,6 +7,7 @@ An exchange is driven by an RPC handler. All its waiting happens in `admit`, `co
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
@@ -18,12 +19,13 @@ from core.chunks import ChunkRewriter
 from core.dispatch import Dispatch
 from core.envelope import Envelope, read_envelope
 from core.errors import (
+    InternalError,
     InvalidRequest,
     UpstreamFailed,
     UpstreamTimeout,
     WorldRouterError,
 )
-from core.meter import Meter, Outcome, Status
+from core.meter import FREE_STATUSES, Meter, Outcome, Status
 from core.sse import EventTooLong, SseDecoder
 from core.usage import NO_TOKENS, TokenCounts
 
@@ -44,6 +46,8 @@ class Exchange:
         self._cut: tuple[Status, WorldRouterError] | None = None
         self._first_token_s: float | None = None
         self._lowered: int | None = None
+        self._most_output = 0
+        self._failure: UpstreamFailed | None = None
         self._meter: Meter | None = None
         self._answer: Answer | None = None
         self._sse = SseDecoder()
@@ -72,6 +76,7 @@ class Exchange:
             raise InvalidRequest(f"The model {model.id!r} cannot stream.", param="stream")
         reserved = await pipeline.admission.reserve(self.call.caller.account_id, envelope, model)
         self._lowered = reserved.lowered
+        self._most_output = reserved.estimate.output_tokens
         self._meter = Meter(
             call=self.call,
             model=model,
@@ -110,8 +115,9 @@ class Exchange:
         answer = self._answer = await dispatch.first(self._read_whole)
         self.finish_reasons = answer.finish_reasons
         self.tokens = answer.usage or self._estimated(answer.text_bytes)
-        await self._settle("complete")
-        return answer.body(completion_id=self.id, model=model.id, created_s=self.created_s, estimate=self.tokens)
+        body = answer.body(completion_id=self.id, model=model.id, created_s=self.created_s, estimate=self.tokens)
+        await self._settle()
+        return body
 
     async def _read_whole(self) -> Answer:
         dispatch, _ = self._admitted()
@@ -159,25 +165,36 @@ class Exchange:
         dispatch, _ = self._admitted()
         chunks: list[bytes] = []
         while not chunks and not rewriter.done:
+            if self._failure is not None:
+                raise self._failure
             data = await dispatch.read(first=first)
             try:
-                events = self._sse.feed(data) if data else self._sse.finish()
-            except EventTooLong:
-                raise UpstreamFailed("The upstream sent an event that is too long.") from None
-            for event in events:
-                rewriter.push(event, chunks)
+                for event in self._events(data):
+                    rewriter.push(event, chunks)
+            except UpstreamFailed as failure:
+                if first or not chunks:
+                    raise
+                self._failure = failure  # what came before it is passed on
             if not data:
                 break
         return chunks
+
+    def _events(self, data: bytes) -> list[bytes]:
+        try:
+            return self._sse.feed(data) if data else self._sse.finish()
+        except EventTooLong:
+            raise UpstreamFailed("The upstream sent an event that is too long.") from None
 
     async def finish(self) -> list[bytes]:
         """The last chunks of a complete stream, after its charge is committed."""
         rewriter = self._rewriter
         assert rewriter is not None
+        if self._cut is not None:
+            raise self._cut[1]
         self.tokens = rewriter.usage or self._estimated(rewriter.text_bytes)
         last = rewriter.finish(self.tokens)
         self.finish_reasons = rewriter.reasons()
-        await self._settle("complete")
+        await self._settle()
         return last
 
     # The end
@@ -194,19 +211,29 @@ class Exchange:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         """The handler is done: release the upstream, settle what was produced, write the log line."""
         client_gone = isinstance(error, self._pipeline.client_gone)
+        reason = "" if error is None or client_gone else _reason_of(error)
+        self._end(self._status_of(error, client_gone=client_gone), reason)
+        self._pipeline.closed(self, self._record("client_gone" if client_gone else "refused", reason))
+
+    def abandon(self) -> None:
+        """Settle what was produced by a `cut` exchange whose handler hangs: its caller does not read."""
+        if self._cut is not None:
+            status, error = self._cut
+            self._end(status, error.reason)
+
+    def _end(self, status: Status, reason: str) -> None:
         if self.dispatch is not None:
             self.dispatch.close()
         if self._meter is not None and self._meter.committed is None:
-            status = self._status_of(error, client_gone=client_gone)
             self.tokens = self._produced(status)
-            self._meter.finish(self._outcome(status, error))
-        self._pipeline.closed(self, self._record(error, client_gone=client_gone))
+            # Nobody waits for the commit, so the charge is not given up however long it takes.
+            self._meter.finish(self._outcome(status, reason)).cancel()
 
-    async def _settle(self, status: Status) -> None:
+    async def _settle(self) -> None:
+        """Charge a complete answer. The upstream may end its connection properly meanwhile, which saves a new one."""
         dispatch, model = self._admitted()
-        dispatch.close()
         assert self._meter is not None
-        committed = self._meter.finish(self._outcome(status, None))
+        committed = self._meter.finish(self._outcome("complete", ""))
         if not self.tokens.estimated and self._envelope is not None:
             self._pipeline.ratios.of(model.id).learn(
                 text_bytes=0 if self._envelope.media else self._envelope.text_bytes,
@@ -214,6 +241,7 @@ class Exchange:
                 tokens=self.tokens,
             )
         await committed
+        dispatch.close()
 
     def _admitted(self) -> tuple[Dispatch, Model]:
         assert self.dispatch is not None
@@ -237,24 +265,38 @@ class Exchange:
     def _produced(self, status: Status) -> TokenCounts:
         """What an answer that was not completed is charged: nothing before the upstream took the request.
 
-        A failure of the upstream before its first token is free; a caller that goes away pays for the input.
+        A failure of the upstream, or the end of this process, before the first token is free; a caller that goes
+        away pays for the input. What the upstream reported before the end is counted, what came later estimated.
         """
-        if self.dispatch is None or self.dispatch.attempts == 0:
+        if self.dispatch is None or self.dispatch.attempts == 0 or status in FREE_STATUSES:
             return NO_TOKENS
-        if self._first_token_s is None and status not in ("client_gone", "revoked", "shutdown"):
+        if self._first_token_s is None and status not in ("client_gone", "revoked"):
             return NO_TOKENS
         reported = self._rewriter.usage if self._rewriter is not None else None
-        return reported or self._estimated(self._produced_bytes())
+        if self._rewriter is None or reported is None:
+            return self._estimated(self._produced_bytes())
+        later = self._output_tokens(self._rewriter.text_bytes - self._rewriter.counted_bytes)
+        if later == 0:
+            return reported
+        completion = reported.completion + later
+        return replace(reported, completion=completion, total=reported.prompt + completion, estimated=True)
 
     def _estimated(self, output_bytes: int) -> TokenCounts:
         assert self.model is not None
         assert self._envelope is not None
         ratio = self._pipeline.ratios.of(self.model.id)
-        prompt = int(self._envelope.text_bytes / ratio.mean_input) + 1
-        completion = -int(-output_bytes // ratio.mean_output)
+        media = self._envelope.media * self.model.max_image_tokens
+        prompt = int(self._envelope.text_bytes / ratio.mean_input) + media + 1
+        completion = self._output_tokens(output_bytes)
         return TokenCounts(prompt=prompt, completion=completion, total=prompt + completion, estimated=True)
 
-    def _outcome(self, status: Status, error: BaseException | None) -> Outcome:
+    def _output_tokens(self, output_bytes: int) -> int:
+        """An estimate of these bytes of output, at most what the request may produce."""
+        assert self.model is not None
+        ratio = self._pipeline.ratios.of(self.model.id)
+        return min(-int(-output_bytes // ratio.mean_output), self._most_output)
+
+    def _outcome(self, status: Status, reason: str) -> Outcome:
         dispatch, _ = self._admitted()
         return Outcome(
             status=status,
@@ -264,7 +306,7 @@ class Exchange:
             ttft_ms=self._ttft_ms(),
             duration_ms=self._elapsed_ms(),
             finish_reason=self.finish_reasons[0] if self.finish_reasons else "",
-            error_reason=error.reason if isinstance(error, WorldRouterError) else "",
+            error_reason=reason,
         )
 
     def _ttft_ms(self) -> int | None:
@@ -284,25 +326,22 @@ class Exchange:
         waited_s = self.dispatch.waited_s if self.dispatch is not None else 0.0
         return int((self._pipeline.clock() - self._received_s - waited_s) * 1_000_000)
 
-    def _record(self, error: BaseException | None, *, client_gone: bool) -> AccessRecord:
+    def _record(self, unsettled: str, reason: str) -> AccessRecord:
+        """The line of the access log; `unsettled` is the status of a request that never had a meter."""
         dispatch, settlement = self.dispatch, self._meter.settlement if self._meter is not None else None
-        if settlement is not None and error is None:
-            status = settlement.status
-        else:
-            status = self._status_of(error, client_gone=client_gone) if self._meter is not None else "refused"
         endpoint = dispatch.endpoint if dispatch is not None else None
         return AccessRecord(
             time=self._pipeline.wall_clock(),
             request_id=self.call.request_id,
             method="chat",
-            status=status,
+            status=settlement.status if settlement is not None else unsettled,
             model=self.model.id if self.model is not None else "",
             endpoint=endpoint.name if endpoint is not None else "",
             provider=endpoint.provider if endpoint is not None else "",
             account_id=self.call.caller.account_id,
             key_id=self.call.caller.key_id or "",
             client_request_id=self.call.client_request_id,
-            error_reason=error.reason if isinstance(error, WorldRouterError) else "",
+            error_reason=reason,
             finish_reason=self.finish_reasons[0] if self.finish_reasons else "",
             stream=self._stream,
             prompt_tokens=self.tokens.prompt,
@@ -316,6 +355,10 @@ class Exchange:
             duration_ms=self._elapsed_ms(),
             overhead_ms=self.overhead_us() / 1_000,
         )
+
+
+def _reason_of(error: BaseException) -> str:
+    return error.reason if isinstance(error, WorldRouterError) else InternalError.reason
 
 
 def _upstream_body(

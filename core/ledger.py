@@ -33,7 +33,8 @@ class SettlementFailed(ServiceUnavailable):
 
 @dataclasses.dataclass(slots=True)
 class _Row:
-    """A settlement on its way. `attempted` while a commit of it runs, `doubtful` once one may have happened."""
+    """A settlement on its way. `attempted` while a commit of it runs, `doubtful` once one may have happened,
+    `void` when its charge was given up."""
 
     settlement: Settlement
     receipt: Receipt
@@ -41,12 +42,13 @@ class _Row:
     queued_s: float
     attempted: bool = False
     doubtful: bool = False
+    void: bool = False
 
 
 class LedgerWriter:
     """The queue of settlements and the task that commits them.
 
-    `observe_commit(rows, seconds)` is told of every commit.
+    `observe_commit(rows, seconds)` is told of every commit; `jitter`, a source of 0..1, spreads retries.
     """
 
     def __init__(
@@ -57,17 +59,18 @@ class LedgerWriter:
         in_flight: Callable[[], int],
         observe_commit: Callable[[int, float], None],
         settle_timeout_s: float,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
         self._clock = clock
         self._in_flight = in_flight
         self._observe_commit = observe_commit
         self._settle_timeout_s = settle_timeout_s
+        self._jitter = jitter
         self._queue: deque[_Row] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._failing_since_s: float | None = None
 
     @property
     def depth(self) -> int:
@@ -76,11 +79,14 @@ class LedgerWriter:
 
     @property
     def healthy(self) -> bool:
-        """False while commits have been failing for longer than an answer waits for one."""
-        return self._failing_since_s is None or self._clock() - self._failing_since_s < self._settle_timeout_s
+        """False while a settlement has been waiting for longer than an answer waits for its own."""
+        return not self._queue or self._clock() - self._queue[0].queued_s < self._settle_timeout_s
 
     def put(self, settlement: Settlement, receipt: Receipt) -> asyncio.Future[None]:
-        """Queue a settlement; the future is done when it is committed, SettlementFailed when given up."""
+        """Queue a settlement; the future is done when it is committed, SettlementFailed when given up.
+
+        Whoever does not care cancels the future: then the charge is never given up.
+        """
         committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(_Row(settlement, receipt, committed, self._clock()))
         self._idle.clear()
@@ -120,32 +126,32 @@ class LedgerWriter:
                 for row in batch:
                     row.attempted = False
                     row.doubtful = row.doubtful or isinstance(error, CommitUnknown)
-                self._failing_since_s = self._failing_since_s or started_s
                 _log.error("The ledger could not be written, trying again: %s", error)
+                self.sweep()
             except Exception:
-                self._failing_since_s = self._failing_since_s or started_s
                 _log.exception("The ledger could not be written, trying again")
             else:
-                self._failing_since_s = None
                 self._observe_commit(len(batch), self._clock() - started_s)
                 return
-            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
+            await asyncio.sleep(backoff_s * (0.5 + self._jitter() / 2))
             backoff_s = min(backoff_s * 2, _LAST_BACKOFF_S)
 
     def sweep(self) -> None:
-        """Give up on answers that have waited too long for their commit; called about once a second."""
+        """Give up on answers that have waited too long for their commit; called a few times a second.
+
+        Their callers get an error at once; the charge goes as soon as it is sure that it was not committed.
+        """
         due_s = self._clock() - self._settle_timeout_s
         for row in self._queue:
             if row.queued_s > due_s:
                 break
-            if row.committed.done():
+            if row.committed.cancelled() or row.void:
                 continue
-            if not (row.attempted or row.doubtful) and row.settlement.amount_nano_usd:
+            if not (row.attempted or row.doubtful):
                 self._void(row)
             _resolve(row.committed, SettlementFailed("The charge could not be recorded in time.", retry_after_s=1))
 
     def _void(self, row: _Row) -> None:
-        row.receipt.on_void()
         row.settlement = dataclasses.replace(
             row.settlement,
             amount_nano_usd=0,
@@ -153,6 +159,8 @@ class LedgerWriter:
             status="internal_error",
             error_reason=SettlementFailed.reason,
         )
+        row.void = True
+        row.receipt.on_void(row.settlement)
 
 
 def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:

@@ -28,8 +28,8 @@ class Receipt(Protocol):
         """It is durable."""
         ...
 
-    def on_void(self) -> None:
-        """It was given up before any commit could have happened; a row of amount 0 follows in its place."""
+    def on_void(self, instead: Settlement) -> None:
+        """It was given up before any commit could have happened; this row of amount 0 follows in its place."""
         ...
 
 
@@ -120,10 +120,11 @@ class Meter:
         if self._hold is not None:
             self._escrow.settled(self._hold)
 
-    def on_void(self) -> None:
+    def on_void(self, instead: Settlement) -> None:
         """The settlement was given up: its money is free again."""
         if self._hold is not None and self.settlement is not None:
             self._escrow.refund(self._hold, self.settlement.amount_nano_usd)
+        self.settlement = instead
 
     def _charge(self, tokens: TokenCounts) -> tuple[int, int]:
         cost = cost_nano_usd(self._model.price, tokens)

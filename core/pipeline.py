@@ -98,13 +98,18 @@ class Pipeline:
                 exchange.cut("revoked", InvalidApiKey("The API key was revoked."))
 
     async def drain(self, left_s: Callable[[], float], *, last_words_s: float) -> None:
-        """Admit nothing more and wait for what runs while time is left; then cut the rest, and wait for that."""
+        """Admit nothing more and wait for what runs while time is left; then cut the rest, and wait for that.
+
+        What hangs even then, in the hands of a caller that does not read, is charged for what was produced.
+        """
         self.admission.close()
         while self._running and left_s() > 0:
             await self._until_empty(min(left_s(), SWEEP_S))
         for exchange in tuple(self._running):
             exchange.cut("shutdown", ServiceUnavailable("WorldRouter is shutting down.", retry_after_s=1))
         await self._until_empty(last_words_s)
+        for exchange in tuple(self._running):
+            exchange.abandon()
 
     async def _until_empty(self, timeout_s: float) -> None:
         try:
