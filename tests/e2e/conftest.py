@@ -38,6 +38,7 @@ support_contact = "support@router.example"
 
 [timeouts]
 first_token_s = 1.0
+between_chunks_s = 1.0
 
 [providers.script]
 kind = "scripted"
@@ -59,6 +60,12 @@ id = "hidden"
 public = false
 max_output_tokens = 4000
 price = { input = 1_000_000, output = 2_000_000 }
+endpoints = [{ provider = "script", model = "upstream-name" }]
+
+[[models]]
+id = "dear"
+max_output_tokens = 4000
+price = { input = 0, output = 1_000_000_000 }  # 4 USD for the longest answer
 endpoints = [{ provider = "script", model = "upstream-name" }]
 
 [[models]]
@@ -157,6 +164,15 @@ class Router:
             assert time.monotonic() < deadline_s, "requests are still running"
             time.sleep(0.02)
 
+    def log(self) -> list[dict[str, Any]]:
+        """The lines on standard error, of every process; what is no JSON as {"text": …}."""
+        lines = [line for each in self.home.parent.glob("*.err") for line in each.read_text().splitlines() if line]
+        return [json.loads(line) if line.startswith("{") else {"text": line} for line in lines]
+
+    def complaints(self) -> list[dict[str, Any]]:
+        """What it logged that is worse than a notice, or no log line at all; the access log has no level."""
+        return [line for line in self.log() if "text" in line or line.get("level", "info") != "info"]
+
     def descriptors(self) -> int:
         """Open file descriptors of all processes."""
         return sum(len(list(Path(f"/proc/{each.pid}/fd").iterdir())) for each in self.processes)
@@ -182,6 +198,7 @@ class Launcher:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._started: list[Router] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
         self._count = 0
 
     def home(self) -> Path:
@@ -216,8 +233,8 @@ class Launcher:
         grpc_address, core_admin = found[-1]
         edge = self.run("edge", "--http-port", "0", "--core", f"dns:///{grpc_address}", *options, home=home)
         said = home.parent / "edge.err"
-        wait_for(lambda: '"listening"' in said.read_text(), edge, home)
-        told = json.loads(next(line for line in said.read_text().splitlines() if '"listening"' in line))
+        wait_for(lambda: '"url":' in said.read_text(), edge, home)
+        told = json.loads(next(line for line in said.read_text().splitlines() if '"url":' in line))
         router = Router(home, [core, edge], told["url"], grpc_address, [core_admin, told["admin"]])
         self._started.append(router)
         wait_for(lambda: _answers(f"{router.http}/readyz"), edge, home)
@@ -229,16 +246,22 @@ class Launcher:
         """A command of `worldrouter`; it writes to COMMAND.out and COMMAND.err beside the state folder."""
         home.parent.mkdir(exist_ok=True, parents=True)
         with (home.parent / f"{command}.out").open("wb") as out, (home.parent / f"{command}.err").open("ab") as err:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [COMMAND, command, *arguments],
                 env={**os.environ, "WORLDROUTER_HOME": str(home), **(environment or {})},
                 stdout=out,
                 stderr=err,
             )
+        self._processes.append(process)
+        return process
 
     def close(self) -> None:
         for router in self._started:
             router.stop()
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait(timeout=STOP_TIMEOUT_S)
 
 
 def wait_for(is_so: Callable[[], bool], process: subprocess.Popen[bytes], home: Path) -> None:
@@ -246,7 +269,6 @@ def wait_for(is_so: Callable[[], bool], process: subprocess.Popen[bytes], home: 
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while not is_so():
         if process.poll() is not None or time.monotonic() > deadline_s:
-            process.kill()
             said = "\n".join(each.read_text() for each in sorted(home.parent.glob("*.err")))
             pytest.fail(f"the router did not start:\n{said}")
         time.sleep(0.05)

@@ -71,7 +71,7 @@ def test_tool_calls(sdk: Any) -> None:
 
 def test_models(sdk: Any) -> None:
     """`models.list()` and `retrieve()` work."""
-    assert sdk["models"] == ["free", "scripted", "unstreamed"]
+    assert sdk["models"] == ["dear", "free", "scripted", "unstreamed"]
     assert sdk["model"] == "free"
 
 

@@ -236,7 +236,7 @@ async def test_models_are_listed_and_retrieved(sdk: Sdk, scripted: Sdk) -> None:
     """`models.list()` has the public models, `retrieve()` one of them, and a hidden one is not found."""
     assert [model.id for model in (await sdk.models()).data] == [MODEL]
     assert (await sdk.model(MODEL)).owned_by
-    assert [model.id for model in (await scripted.models()).data] == ["free", "scripted", "unstreamed"]
+    assert [model.id for model in (await scripted.models()).data] == ["dear", "free", "scripted", "unstreamed"]
     for missing in ("hidden", "nothing"):
         with pytest.raises(openai.NotFoundError) as caught:
             await scripted.model(missing)
@@ -263,6 +263,14 @@ async def test_bad_requests(scripted: Sdk) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         await scripted.stream(model="unstreamed", messages=HELLO)
     assert caught.value.param == "stream"
+
+
+async def test_a_model_that_is_not_for_everybody(scripted: Sdk) -> None:
+    """A model that the key may not use is a PermissionDeniedError."""
+    with pytest.raises(openai.PermissionDeniedError) as caught:
+        await scripted.create(model="hidden", messages=HELLO)
+    assert (caught.value.code, caught.value.type) == ("model_not_allowed", "permission_error")
+    assert caught.value.request_id
 
 
 async def test_what_the_upstream_says_of_a_bad_request(scripted: Sdk) -> None:
