@@ -1,0 +1,96 @@
+"""The catalog and the plan of attempts."""
+
+from dataclasses import replace
+
+import pytest
+
+from core import errors
+from core.catalog import Catalog, Endpoint, Model, price_of
+from core.providers.base import ConnectFailed
+from core.routing import MAX_ATTEMPTS, may_fail_over, plan
+
+
+def model(model_id: str = "m", *, public: bool = True, endpoints: int = 1) -> Model:
+    return Model(
+        id=model_id,
+        display_name=model_id,
+        owned_by="o",
+        created_s=1,
+        max_output_tokens=10,
+        context_tokens=0,
+        price=price_of(model_id, input_pico_usd=1, output_pico_usd=2, cache_read_pico_usd=1, cache_write_pico_usd=1),
+        public=public,
+        streaming=True,
+        max_image_tokens=4_096,
+        first_token_timeout_s=None,
+        endpoints=tuple(Endpoint(f"e{at}", "p", "up") for at in range(endpoints)),
+    )
+
+
+def test_models_are_found_by_their_exact_id() -> None:
+    """IDs are case-sensitive; an unknown one is the caller's mistake and names the field."""
+    catalog = Catalog.of([model("gpt-4o")])
+    assert catalog.require("gpt-4o", see_hidden=False).id == "gpt-4o"
+    with pytest.raises(errors.ModelNotFound, match="GPT-4o") as caught:
+        catalog.require("GPT-4o", see_hidden=True)
+    assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
+
+
+def test_a_hidden_model_is_not_for_everybody() -> None:
+    """An ordinary key may not use a model that is not public; who may see it uses it."""
+    catalog = Catalog.of([model("secret", public=False)])
+    with pytest.raises(errors.ModelNotAllowed) as caught:
+        catalog.require("secret", see_hidden=False)
+    assert (caught.value.param, caught.value.code) == ("model", "model_not_allowed")
+    assert catalog.require("secret", see_hidden=True).id == "secret"
+
+
+def test_models_stand_in_the_order_of_their_ids() -> None:
+    """Lists are stable: ascending by ID."""
+    assert list(Catalog.of([model("b"), model("a"), model("c")]).models) == ["a", "b", "c"]
+
+
+def test_an_id_comes_once() -> None:
+    """Two models of one ID are refused, and the ID is named."""
+    with pytest.raises(ValueError, match="'twice'"):
+        Catalog.of([model("twice"), model("twice")])
+
+
+def test_a_price_is_known_by_its_content() -> None:
+    """Equal prices are one row of the ledger's prices; any difference makes another."""
+    first = model("m").price
+    assert model("m").price.id == first.id
+    assert model("other").price.id != first.id
+    ids = {
+        price_of("m", **{**dict.fromkeys(names, 5), changed: 6}).id
+        for names in [("input_pico_usd", "output_pico_usd", "cache_read_pico_usd", "cache_write_pico_usd")]
+        for changed in names
+    }
+    assert len(ids) == 4
+
+
+def test_endpoints_are_tried_in_the_configured_order() -> None:
+    """At most three, the first three."""
+    assert [endpoint.name for endpoint in plan(model(endpoints=5))] == ["e0", "e1", "e2"]
+    assert len(plan(model(endpoints=5))) == MAX_ATTEMPTS
+    assert plan(replace(model(), endpoints=())) == ()
+
+
+@pytest.mark.parametrize(
+    ("error", "allowed"),
+    [
+        (ConnectFailed("x"), True),
+        (errors.UpstreamFailed("x"), True),
+        (errors.UpstreamTimeout("x"), True),
+        (errors.RateLimited("x"), True),
+        (errors.ServiceUnavailable("x"), True),
+        (errors.UpstreamRefused("x"), False),
+        (errors.UpstreamRejected("x"), False),
+        (errors.RequestTooLarge("x"), False),
+        (errors.InvalidApiKey("x"), False),
+        (errors.InternalError("x"), False),
+    ],
+)
+def test_only_passing_trouble_of_an_upstream_goes_to_another(error: errors.WorldRouterError, allowed: bool) -> None:
+    """A mistake of the caller, or in our own setup, is the same everywhere: no second attempt."""
+    assert may_fail_over(error) is allowed
