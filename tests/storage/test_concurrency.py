@@ -118,6 +118,9 @@ async def test_a_cancelled_commit_still_commits(store, funded, settlement, acqui
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+    async with asyncio.timeout(10):
+        while await store.usage_record("req_1") is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
     await store.settle([settlement("req_1", "lease_1", 5), settlement("req_2", "lease_1", 6)])
     assert (await store.balance("acc_1")).balance_nano_usd == 89
 
