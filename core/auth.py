@@ -276,7 +276,7 @@ class _Loads:
 def _bearer(authorization: str | None) -> str:
     """The credential of a Bearer authorization, of a length fit to be looked at."""
     if authorization is None:
-        raise InvalidApiKey("No credential: send the metadata `authorization` with `Bearer` and an API key.")
+        raise InvalidApiKey("No API key was sent: it belongs into `Authorization: Bearer wlrouter_...`.")
     scheme, _, credential = authorization.partition(" ")
     credential = credential.strip(" ")
     if scheme.lower() != "bearer" or not credential or len(credential) > _CREDENTIAL_MAX_LENGTH:
