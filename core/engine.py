@@ -127,12 +127,16 @@ class Engine:
             except Exception:  # whatever it was: without renewals nobody is admitted for good
                 _log.exception("The leases could not be renewed")
 
+    async def drain(self, drain_s: Callable[[], float]) -> None:
+        """Admit nothing more, let requests end while `drain_s` says there is time, then end them."""
+        await self.pipeline.drain(drain_s, last_words_s=LAST_WORDS_S)
+
     async def stop(self, drain_s: Callable[[], float]) -> None:
         """Admit nothing more, let requests end, flush the ledger, give the leases back. Never raises StoreError.
 
         `drain_s` says how long requests may still take; asked again and again, as a second signal may shorten it.
         """
-        await self.pipeline.drain(drain_s, last_words_s=LAST_WORDS_S)
+        await self.drain(drain_s)
         try:
             async with asyncio.timeout(FLUSH_TIMEOUT_S):
                 await self.ledger.drained()

@@ -104,5 +104,24 @@ class Home:
         os.replace(unfinished, self.ready)
 
     def remove_ready(self) -> None:
-        """Remove `ready.json`: when the router stops, and a stale one when it starts. Raises OSError."""
+        """Remove `ready.json`, when the router stops. Raises OSError."""
         self.ready.unlink(missing_ok=True)
+
+    def remove_stale_ready(self) -> None:
+        """Remove a `ready.json` that was left behind, when a router starts; not that of one that runs. OSError."""
+        try:
+            ready = self.read_ready()
+        except BadReadyFile:
+            ready = None
+        if ready is None or ready.pid == os.getpid() or not _is_alive(ready.pid):
+            self.remove_ready()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

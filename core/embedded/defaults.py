@@ -24,8 +24,11 @@ def wants_embedded_model(settings: Settings) -> bool:
 def with_presets(settings: Settings, environment: Mapping[str, str]) -> Settings:
     """The settings plus every preset provider whose key is in the environment, and its models.
 
-    What the settings say of a provider or a model of the same name stands.
+    What the settings say of a provider or a model of the same name stands. Models of a preset do not count as
+    configured: the embedded one stays beside them.
     """
+    embedded = msgspec.structs.replace(settings.embedded, enabled=wants_embedded_model(settings))
+    settings = msgspec.structs.replace(settings, embedded=embedded)
     for file in sorted(files(_PRESETS).iterdir(), key=lambda file: file.name):
         if not file.name.endswith(".toml"):
             continue
