@@ -179,16 +179,16 @@ class CoreServer:
 
     def _observe(self, record: AccessRecord) -> None:
         self._access_log.write(record)
-        await self.engine.drain(left_s)
-
-    async def stop(self, left_s: Callable[[], float]) -> None:
-        """Drain, flush, close."""
-        await self.drain(left_s)
         self.metrics.chat(record)
 
     async def drain(self, left_s: Callable[[], float]) -> None:
         """Refuse new requests, and let those in flight end while time is left; `stop` does so too."""
         await self._health.set(_OVERALL, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self.engine.drain(left_s)
+
+    async def stop(self, left_s: Callable[[], float]) -> None:
+        """Drain, flush, close."""
+        await self.drain(left_s)
         await self.engine.stop(left_s)
         await self._client.close()
         await self._server.stop(0)
