@@ -21,11 +21,12 @@ from core.usage import TokenCounts, merged_usage, parse_usage, usage_json
 MAX_HELD_CHUNKS = 1_024
 
 _NULL = Raw(b"null")
-_EMPTY = (_NULL, Raw(b'""'), Raw(b"[]"))
+_NONE = Raw(b"[]")
+_EMPTY = (_NULL, Raw(b'""'))
 _ROLE = Raw(b'"assistant"')
 _TAIL_USAGE = b',"usage":null}'
 _DONE = b"[DONE]"
-_OBJECT, _NO_CHOICES = Raw(b'"chat.completion.chunk"'), Raw(b"[]")
+_OBJECT = Raw(b'"chat.completion.chunk"')
 
 
 class _Delta(msgspec.Struct):
@@ -106,7 +107,7 @@ class ChunkRewriter:
 
         UpstreamFailed when it is not a chunk, or reports an error.
         """
-        if self.done:
+        if self.done or not data:
             return
         if data == _DONE:
             self.done = True
@@ -146,7 +147,7 @@ class ChunkRewriter:
         if not self._include_usage:
             return self._held
         reported = self._usage_raw if self.usage is not None else None
-        last = {"choices": _NO_CHOICES, "usage": reported or Raw(usage_json(estimate))}
+        last = {"choices": _NONE, "usage": reported or Raw(usage_json(estimate))}
         return [*self._held, _encoder.encode({"object": _OBJECT} | self._ours(self._usage_chunk or {}) | last)]
 
     def check_complete(self) -> None:
@@ -180,7 +181,7 @@ class ChunkRewriter:
             self.text_bytes += _text_bytes(choice.delta)
             plain = plain and choice.delta.tool_calls == _NULL
             if choice.index not in self._introduced:
-                if choice.delta.role == _ROLE:
+                if choice.delta.role == _ROLE and not choice.finish_reason:
                     self._introduced.add(choice.index)
                 else:
                     plain = False
@@ -241,9 +242,11 @@ class ChunkRewriter:
     def _sort(self, view: _Choice, choice: _Object, running: list[_Object], finishing: list[_Object]) -> None:
         """Mend one choice, and split it when it both says something and finishes."""
         delta = _object_decoder.decode(choice["delta"]) if view.delta is not None else {}
-        says = any(name != "role" and raw not in _EMPTY for name, raw in delta.items())
         if view.delta is not None and view.delta.tool_calls != _NULL:
             delta["tool_calls"] = self._tool_calls.number(view.index, delta["tool_calls"])
+            if delta["tool_calls"] == _NONE:
+                del delta["tool_calls"]
+        says = any(name != "role" and raw not in _EMPTY for name, raw in delta.items())
         if view.index not in self._introduced:
             self._introduced.add(view.index)
             delta["role"] = _ROLE

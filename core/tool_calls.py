@@ -15,9 +15,9 @@ _Object = dict[str, Raw]
 _calls_decoder = msgspec.json.Decoder(list[_Object])
 _object_decoder = msgspec.json.Decoder(_Object)
 _index_decoder = msgspec.json.Decoder(int)
+_text_decoder = msgspec.json.Decoder(str)
 _encoder = msgspec.json.Encoder()
 _BODIES = ("function", "custom")
-_NOTHING = (b"", b"null", b'""')
 
 
 class ToolCallNumbering:
@@ -26,7 +26,7 @@ class ToolCallNumbering:
     __slots__ = ("_ids", "_latest")
 
     def __init__(self) -> None:
-        self._ids: dict[tuple[int, int], bytes] = {}
+        self._ids: dict[tuple[int, int], str] = {}
         self._latest: dict[tuple[int, int], int] = {}  # by the upstream's index: ours of the call it stands for now
 
     def number(self, choice: int, raw: Raw) -> Raw:
@@ -51,7 +51,7 @@ class ToolCallNumbering:
                 call[name] = _without_name(call[name])
         return call
 
-    def _index(self, choice: int, call: _Object, call_id: bytes) -> int:
+    def _index(self, choice: int, call: _Object, call_id: str) -> int:
         """Which call of the choice this is: the same number for all fragments of one call."""
         theirs = _number_of(call.get("index"))
         if theirs is None:
@@ -64,7 +64,7 @@ class ToolCallNumbering:
         self._latest[choice, theirs] = ours
         return ours
 
-    def _index_by_id(self, choice: int, call: _Object, call_id: bytes) -> int:
+    def _index_by_id(self, choice: int, call: _Object, call_id: str) -> int:
         known = [index for of_choice, index in self._ids if of_choice == choice]
         if call_id:
             return next((index for index in known if self._ids[choice, index] == call_id), self._next(choice))
@@ -74,10 +74,12 @@ class ToolCallNumbering:
         return max((index + 1 for of_choice, index in self._ids if of_choice == choice), default=0)
 
 
-def _said(raw: Raw | None) -> bytes:
-    """The text of a value; nothing for one that is absent, null or empty."""
-    text = b"" if raw is None else bytes(raw)
-    return b"" if text in _NOTHING else text
+def _said(raw: Raw | None) -> str:
+    """The text of a value; nothing for one that is absent or no string."""
+    try:
+        return "" if raw is None else _text_decoder.decode(raw)
+    except msgspec.ValidationError:
+        return ""
 
 
 def _number_of(raw: Raw | None) -> int | None:
