@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
@@ -11,12 +12,14 @@ import grpc.aio
 
 from core.inprocess.calls import CANCELLED_DETAILS, StreamCall, UnaryCall
 from core.inprocess.context import Context
-from core.inprocess.metadata import KEPT_FROM_REQUESTS, IllegalMetadata, admit
-from core.inprocess.route import Deserializer, MessageTooLarge, Route, Serializer
+from core.inprocess.metadata import KEPT_FROM_REQUESTS, Entries, IllegalMetadata, admit
+from core.inprocess.route import Deserializer, MalformedRequest, MessageTooLarge, Route, Serializer
 from core.inprocess.wire import DEADLINE_DETAILS, INVALID_METADATA, Status, Wire
 
 if TYPE_CHECKING:
     from core.inprocess.server import InProcessServer
+
+_logger = logging.getLogger(__name__)
 
 _CLOSED = "Channel is closed."
 _NOT_FOUND = Status(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
@@ -117,8 +120,7 @@ class InProcessChannel(grpc.aio.Channel):
         """Start a call, or give one that is over if it cannot start. Raises UsageError for a closed channel."""
         if self._closed.is_set():
             raise grpc.aio.UsageError(_CLOSED)
-        server = self._server
-        if server.stopped:
+        if self._server.stopped:
             return self._refused(_STOPPED)
         if route is None:
             return self._refused(_NOT_FOUND)
@@ -132,9 +134,16 @@ class InProcessChannel(grpc.aio.Channel):
             return self._refused(INVALID_METADATA)
         except MessageTooLarge as error:
             return self._refused(Status(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)))
+        except MalformedRequest as error:
+            _logger.error("Unreadable request for servicer method [%s]", route.method.path, exc_info=error)
+            return self._refused(Status(grpc.StatusCode.UNKNOWN, str(error)))
+        return self._begin(route, request, invocation, timeout_s)
+
+    def _begin(self, route: Route, request: Any, invocation: Entries, timeout_s: float | None) -> Context:
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
+        server = self._server
         context = Context(loop, self, server.calls)
         context.route = route
         context.invocation = invocation

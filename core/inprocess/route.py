@@ -17,6 +17,10 @@ class MessageTooLarge(Exception):
     """A message exceeds the channel's limit; the text is the status' details."""
 
 
+class MalformedRequest(Exception):
+    """The handler's deserializer refused a request; the text is the status' details."""
+
+
 class Method:
     """A handler as it was registered, with the message classes that the contract gives it.
 
@@ -101,14 +105,20 @@ class Route:
         self.response_type = None if limited else self._shared_response
 
     def pass_request(self, request: Any) -> Any:
-        """The request as the handler gets it. Raises MessageTooLarge, or what the stub's serializer raises."""
+        """The request as the handler gets it.
+
+        Raises MessageTooLarge, MalformedRequest, or what the stub's serializer raises.
+        """
         if self._shared_request is not None and type(request) is self._shared_request:
             self._limit(request.ByteSize(), "SERVER")
             return request
         data = self._serializer(request) if self._serializer else request
         self._limit(len(data), "SERVER")
         deserializer = self.method.request_deserializer
-        return deserializer(data) if deserializer else data
+        try:
+            return deserializer(data) if deserializer else data
+        except Exception as error:
+            raise MalformedRequest(f"Unexpected {type(error)}: {error}") from error
 
     def pass_response(self, response: Any) -> Any:
         """A response as the client gets it. Raises MessageTooLarge, or what the handler's serializer raises."""
