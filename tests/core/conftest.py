@@ -39,7 +39,7 @@ class FaultyStore:
     """A store whose next calls of a method fail as its list of `faults` says; `calls` counts them by method.
 
     "refused": unavailable, nothing happened. "lost": it happened, but the answer got lost. "lost before": neither.
-    "hang": waits for `resume` first, "hang after" at last. "ok": works.
+    "hang" waits for `resume` first, "hang after" at last, "hang, then refused" in vain. "bug": no error of a store.
     """
 
     def __init__(self, store: Store) -> None:
@@ -58,14 +58,14 @@ class FaultyStore:
                 self.batches.append(list(args[0]))
             pending = self.faults.get(name)
             fault = pending.pop(0) if pending else "ok"
-            if fault == "refused":
+            if fault in ("hang", "hang, then refused"):
+                await self.resume.wait()
+            if fault in ("refused", "hang, then refused"):
                 raise StoreUnavailable("no answer")
             if fault == "lost before":
                 raise CommitUnknown("no answer")
             if fault == "bug":
                 raise RuntimeError("a bug")
-            if fault == "hang":
-                await self.resume.wait()
             result = await method(*args, **kwargs)
             if fault == "hang after":
                 await self.resume.wait()
