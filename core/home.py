@@ -22,11 +22,21 @@ class BadReadyFile(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerProcess:
+    """A process with a core in it: `grpc` is its channel target, `admin` the URL of its admin port."""
+
+    pid: int
+    grpc: str
+    admin: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """Where a running router is reached: the content of `ready.json`.
 
     `http` and `admin` are URLs, `grpc` a channel target, `pid` the process that everything ends with,
-    `upstreams` the base URL of each embedded model's own server.
+    `upstreams` the base URL of each embedded model's own server. `workers` are those that serve, with one alone
+    the process itself; `grpc` is the first one's.
     """
 
     http: str
@@ -34,6 +44,7 @@ class Ready:
     pid: int
     upstreams: dict[str, str] = field(default_factory=dict)
     admin: list[str] = field(default_factory=list)
+    workers: list[WorkerProcess] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

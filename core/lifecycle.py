@@ -5,21 +5,28 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
+from collections.abc import Callable
 
 HURRIED_DRAIN_S = 5.0
+
+
+def _tell_nobody(_which: signal.Signals) -> None:
+    """There are no other processes."""
 
 
 class StopSignals:
     """Listens for the signals that end a process; `wait` returns at the first."""
 
-    def __init__(self, drain_s: float) -> None:
-        """`drain_s` is how long SIGTERM lets requests run on."""
+    def __init__(self, drain_s: float, on_signal: Callable[[signal.Signals], None] = _tell_nobody) -> None:
+        """`drain_s` is how long SIGTERM lets requests run on. `on_signal` is told of each signal."""
+        self._drain_s = drain_s
+        self._on_signal = on_signal
         self._deadline_s: float | None = None
         self._interrupts = 0
         self._asked = asyncio.Event()
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._shorten, drain_s)
-        loop.add_signal_handler(signal.SIGINT, self._interrupt)
+        for which in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(which, self._caught, which)
 
     async def wait(self) -> None:
         """Until somebody wants the process to end."""
@@ -31,9 +38,13 @@ class StopSignals:
             return 0.0
         return max(self._deadline_s - time.monotonic(), 0.0)
 
-    def _interrupt(self) -> None:
-        self._interrupts += 1
-        self._shorten(HURRIED_DRAIN_S if self._interrupts == 1 else 0.0)
+    def _caught(self, which: signal.Signals) -> None:
+        if which is signal.SIGINT:
+            self._interrupts += 1
+            self._shorten(HURRIED_DRAIN_S if self._interrupts == 1 else 0.0)
+        else:
+            self._shorten(self._drain_s)
+        self._on_signal(which)
 
     def _shorten(self, drain_s: float) -> None:
         deadline_s = time.monotonic() + drain_s

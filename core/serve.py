@@ -1,19 +1,23 @@
 """`worldrouter serve`: model, core and edge in one process and one event loop. The only module that sees both halves.
 
-The edge's channel is the core's in-process one; the gRPC port is open too, for internal services.
+The edge's channel is the core's in-process one; the gRPC port is open too, for internal services. With several
+workers each is such a process, but for the model; `core.workers` keeps them and this one only starts what they share.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
+import socket
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import msgspec
 import uvloop
 from prometheus_client import CollectorRegistry
 from worldrouter.v1 import auth_pb2, auth_pb2_grpc
@@ -22,26 +26,48 @@ from core.admin import AdminServer
 from core.embedded.defaults import wants_embedded_model, with_embedded_model, with_presets
 from core.embedded.model import MODEL_ID, ModelServerError
 from core.embedded.model_server import ModelServer
-from core.home import Home, Ready
+from core.engine import LAST_WORDS_S
+from core.home import Home, Ready, WorkerProcess
 from core.inprocess import InProcessServer
 from core.lifecycle import StopSignals
 from core.listen import CannotListen, refuse_taken
 from core.logs import log_to
-from core.server import CoreServer, database_url, end_by_force, provider_secrets, settle_in_memory
+from core.server import (
+    CoreServer,
+    check_database,
+    database_url,
+    end_by_force,
+    provider_secrets,
+    settle_in_memory,
+)
 from core.settings import BadSettings, Settings, load
-from core.state import operator_token
+from core.state import operator_token, peppers
 from core.welcome import welcome
+from core.workers import Order, Started, WorkerFailed, Workers
 from edge.app import make_app
 from edge.server import CannotListen as EdgeCannotListen
-from edge.server import EdgeServer
+from edge.server import EdgeServer, bind
 from edge.settings import BadSetting, EdgeSettings, load_settings
 from storage.interfaces import StoreError
 from storage.migrate import migrate
+from storage.url import SQLITE, parse
 
 _log = logging.getLogger(__name__)
 
 FIRST_KEY_NAME = "first key"
 RESTART_DELAY_S = 1.0
+MAX_PORT = 65_535
+REFUSALS = (
+    BadSettings,
+    BadSetting,
+    CannotListen,
+    EdgeCannotListen,
+    ModelServerError,
+    StoreError,
+    WorkerFailed,
+    OSError,
+)
+"""Why a router does not start; the message is for whoever starts it."""
 
 
 def run(config: Path | None, home: Home, overrides: Mapping[str, object]) -> int:
@@ -53,8 +79,9 @@ def run(config: Path | None, home: Home, overrides: Mapping[str, object]) -> int
         of_core = {name: value for name, value in overrides.items() if name not in ("http_port", "host")}
         settings = with_presets(load(config, os.environ, of_core), os.environ)
         log_to(sys.stderr, secrets=provider_secrets(settings, os.environ))
-        uvloop.run(_serve(settings, edge, home))
-    except (BadSettings, BadSetting, CannotListen, EdgeCannotListen, ModelServerError, StoreError, OSError) as error:
+        serve = _alone if settings.core.workers == 1 else _keep_workers
+        uvloop.run(serve(settings, edge, home))
+    except REFUSALS as error:
         sys.stderr.write(f"worldrouter serve: {error}\n")
         return 1
     return 0
@@ -70,40 +97,163 @@ def _edge_table(config: Path | None) -> dict[str, object]:
     return dict(table)
 
 
-async def _serve(settings: Settings, edge_settings: EdgeSettings, home: Home) -> None:
+async def _alone(settings: Settings, edge_settings: EdgeSettings, home: Home) -> None:
+    """Everything in this process."""
     signals = StopSignals(settings.timeouts.drain_s)
-    home.remove_ready()
+    home.remove_stale_ready()
     refuse_taken(edge_settings.host, edge_settings.port)
-    refuse_taken(settings.core.host, settings.core.grpc_port)
-    refuse_taken(settings.core.admin_host, settings.core.admin_port)
+    _refuse_taken_ports(settings)
     if not settings.database.url:
         await migrate(database_url(settings, home))
     async with AsyncExitStack() as last:
-        upstreams: dict[str, str] = {}
-        if wants_embedded_model(settings):
-            model = await _start_model(settings, home, last)
-            upstreams[MODEL_ID] = model.base_url
-            settings = with_embedded_model(settings, model.base_url)
-        core = await CoreServer.start(settings, home, os.environ, starting_balance=True)
-        last.push_async_callback(core.stop, signals.left_s)
-        inside = InProcessServer()
-        core.guard.install(inside)
-        channel = inside.channel()
-        registry = CollectorRegistry()
-        edge = await EdgeServer.start(make_app(channel, edge_settings, registry), edge_settings)
-        last.push_async_callback(_stop_edge, edge, signals)
-        admin = await AdminServer.start([core.registry, registry], settings.core.admin_host, settings.core.admin_port)
-        last.push_async_callback(admin.stop)
-        secret = await _first_key(auth_pb2_grpc.AuthServiceStub(channel), operator_token(home))
-        grpc_address = f"{settings.core.host}:{core.grpc_port}"
-        settle_in_memory()
-        sys.stdout.write(welcome(edge.url, grpc_address, admin.url, list(core.model_ids), secret))
-        sys.stdout.flush()
-        home.write_ready(Ready(edge.url, grpc_address, os.getpid(), upstreams, [admin.url]))
+        settings, upstreams = await _with_model(settings, home, last)
+        started = await _start(settings, edge_settings, home, signals, last, first_key=True)
+        itself = WorkerProcess(os.getpid(), started.grpc, started.admin)
+        _say_welcome(settings, started, [itself])
+        _write_ready(home, started.http, upstreams, [itself])
         last.callback(home.remove_ready)
         await signals.wait()
         _log.info("stopping")
     end_by_force()
+
+
+async def _keep_workers(settings: Settings, edge_settings: EdgeSettings, home: Home) -> None:
+    """Several processes with edge and core; here only what they share. They end with this one."""
+    workers = Workers()
+    signals = StopSignals(settings.timeouts.drain_s, workers.forward)
+    _refuse_what_only_one_can_have(settings, home)
+    await check_database(settings, home)
+    home.remove_stale_ready()
+    async with AsyncExitStack() as last:
+        reserved = last.enter_context(_reserve(edge_settings))
+        edge_settings = msgspec.structs.replace(edge_settings, port=reserved.getsockname()[1])
+        for number in range(settings.core.workers):
+            _refuse_taken_ports(_numbered(settings, number))
+        # Made once, here: workers that made them at the same time would not agree.
+        operator_token(home)
+        peppers(home)
+        settings, upstreams = await _with_model(settings, home, last)
+        last.push_async_callback(workers.stop, signals.left_s)
+        started = await workers.start(_orders(settings, edge_settings, home))
+        if not workers.stopping:
+            _say_welcome(settings, started[0], workers.running)
+            tell = functools.partial(_write_ready, home, started[0].http, upstreams)
+            tell(workers.running)
+            last.callback(home.remove_ready)
+            workers.keep(tell)
+        await signals.wait()
+        _log.info("stopping %d workers", settings.core.workers)
+
+
+async def work(order: Order, report: Callable[[Started], None]) -> None:
+    """Be one of several workers until a signal; `report` is called once it serves. Raises REFUSALS."""
+    settings, home = order.settings, Home(Path(order.home))
+    edge_settings = msgspec.convert(order.edge, EdgeSettings)
+    log_to(sys.stderr, secrets=provider_secrets(settings, os.environ))
+    signals = StopSignals(settings.timeouts.drain_s)
+    async with AsyncExitStack() as last:
+        report(await _start(settings, edge_settings, home, signals, last, first_key=order.first_key, shared=True))
+        await signals.wait()
+        _log.info("stopping")
+    end_by_force()
+
+
+async def _start(
+    settings: Settings,
+    edge_settings: EdgeSettings,
+    home: Home,
+    signals: StopSignals,
+    last: AsyncExitStack,
+    *,
+    first_key: bool,
+    shared: bool = False,
+) -> Started:
+    """Start core, edge and admin port; `last` stops them. `shared` is the HTTP port. Raises REFUSALS."""
+    core = await CoreServer.start(settings, home, os.environ, starting_balance=True)
+    last.push_async_callback(core.stop, signals.left_s)
+    inside = InProcessServer()
+    core.guard.install(inside)
+    channel = inside.channel()
+    registry = CollectorRegistry()
+    admin = await AdminServer.start([core.registry, registry], settings.core.admin_host, settings.core.admin_port)
+    last.push_async_callback(admin.stop)
+    edge = await EdgeServer.start(make_app(channel, edge_settings, registry), edge_settings, shared=shared)
+    last.push_async_callback(_drain, core, edge, signals)
+    secret = await _first_key(auth_pb2_grpc.AuthServiceStub(channel), operator_token(home)) if first_key else None
+    settle_in_memory()
+    return Started(edge.url, f"{settings.core.host}:{core.grpc_port}", admin.url, secret)
+
+
+def _refuse_what_only_one_can_have(settings: Settings, home: Home) -> None:
+    count = settings.core.workers
+    if parse(database_url(settings, home)).drivername == SQLITE:
+        raise BadSettings(
+            f"core.workers: {count}: a SQLite database belongs to one process, which is one worker; "
+            "for more set database.url to a PostgreSQL database"
+        )
+    if settings.core.grpc_socket:
+        raise BadSettings(f"core.grpc_socket: {settings.core.grpc_socket!r}: {count} workers cannot share a socket")
+
+
+def _reserve(edge_settings: EdgeSettings) -> socket.socket:
+    """The HTTP port, bound for the workers to share and not listened on. CannotListen.
+
+    First bound as nobody's to share: a port that somebody else listens on is refused even if that one shares it.
+    Then only sockets that share can be bound beside it, for which SO_REUSEADDR must not be enough.
+    """
+    reserved = bind(edge_settings.host, edge_settings.port)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    return reserved
+
+
+def _numbered(settings: Settings, number: int) -> Settings:
+    """The settings of one worker, counted from 0: its ports follow the first one's. BadSettings."""
+    ports = {}
+    for name in ("grpc_port", "admin_port"):
+        first = getattr(settings.core, name)
+        ports[name] = first + number if first else 0
+        if ports[name] > MAX_PORT:
+            raise BadSettings(f"core.{name}: {first}: {settings.core.workers} workers need ports up to {ports[name]}")
+    return msgspec.structs.replace(settings, core=msgspec.structs.replace(settings.core, **ports))
+
+
+def _refuse_taken_ports(settings: Settings) -> None:
+    refuse_taken(settings.core.host, settings.core.grpc_port)
+    refuse_taken(settings.core.admin_host, settings.core.admin_port)
+
+
+def _orders(settings: Settings, edge_settings: EdgeSettings, home: Home) -> list[Order]:
+    return [
+        Order(
+            home=str(home.path),
+            settings=_numbered(settings, number),
+            edge=msgspec.to_builtins(edge_settings),
+            first_key=number == 0,
+            parent=os.getpid(),
+        )
+        for number in range(settings.core.workers)
+    ]
+
+
+def _say_welcome(settings: Settings, started: Started, workers: Sequence[WorkerProcess]) -> None:
+    models = sorted(model.id for model in settings.models)
+    grpc, admin = [each.grpc for each in workers], [each.admin for each in workers]
+    sys.stdout.write(welcome(started.http, grpc, admin, models, started.secret))
+    sys.stdout.flush()
+
+
+def _write_ready(home: Home, http: str, upstreams: dict[str, str], workers: Sequence[WorkerProcess]) -> None:
+    admin = [each.admin for each in workers]
+    home.write_ready(Ready(http, workers[0].grpc, os.getpid(), upstreams, admin, list(workers)))
+
+
+async def _with_model(settings: Settings, home: Home, last: AsyncExitStack) -> tuple[Settings, dict[str, str]]:
+    """The settings with the embedded model, which is started if it is wanted, and its upstream. ModelServerError."""
+    if not wants_embedded_model(settings):
+        return settings, {}
+    model = await _start_model(settings, home, last)
+    return with_embedded_model(settings, model.base_url), {MODEL_ID: model.base_url}
 
 
 async def _start_model(settings: Settings, home: Home, last: AsyncExitStack) -> ModelServer:
@@ -140,13 +290,20 @@ def _say(text: str) -> None:
     sys.stderr.flush()
 
 
-async def _stop_edge(edge: EdgeServer, signals: StopSignals) -> None:
-    edge.hasten(signals.left_s())
-    stopping = asyncio.get_running_loop().create_task(edge.stop(signals.left_s()))
+async def _drain(core: CoreServer, edge: EdgeServer, signals: StopSignals) -> None:
+    """Drain both together, and stop the edge: the core ends what takes too long, the edge passes its last words on."""
+
+    def left_s() -> float:
+        return signals.left_s() + LAST_WORDS_S
+
+    draining = asyncio.get_running_loop().create_task(core.drain(signals.left_s))
+    edge.hasten(left_s())
+    stopping = asyncio.get_running_loop().create_task(edge.stop(left_s()))
     while not stopping.done():
         await asyncio.wait([stopping], timeout=0.25)
-        edge.hasten(signals.left_s())
+        edge.hasten(left_s())
     await stopping
+    await draining
 
 
 async def _first_key(stub: auth_pb2_grpc.AuthServiceAsyncStub, token: str) -> str | None:

@@ -62,6 +62,12 @@ def database_url(settings: Settings, home: Home) -> str:
     return settings.database.url or f"sqlite+aiosqlite:///{home.database}"
 
 
+async def check_database(settings: Settings, home: Home) -> None:
+    """StoreError unless a core can open the database: it answers, and its schema is this program's."""
+    store = await open_store(database_url(settings, home))
+    await store.close()
+
+
 class CoreServer:
     """A core that serves. Made by `start`, ended by `stop`.
 
@@ -171,11 +177,6 @@ class CoreServer:
                 amount_nano_usd=amount,
                 note="starting balance",
             )
-
-    @property
-    def model_ids(self) -> tuple[str, ...]:
-        """IDs of the catalog's models, ascending."""
-        return tuple(self._catalog.models)
 
     def _observe(self, record: AccessRecord) -> None:
         self._access_log.write(record)

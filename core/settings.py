@@ -10,9 +10,11 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+
+MAX_WORKERS = 64
 
 
 class BadSettings(Exception):
@@ -32,6 +34,9 @@ class CoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     credits_url: str = ""
     support_contact: str = ""
     max_body_bytes: int = 10 << 20
+    workers: Annotated[int, msgspec.Meta(ge=1, le=MAX_WORKERS)] = 1
+    """Processes of `serve`, which share the HTTP port. Each has its own gRPC port, and admin port if one is given:
+    the first that of the setting, the others those that follow. More than one need PostgreSQL."""
 
 
 class TlsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 _TEMPLATE = """
 WorldRouter is ready.
 
   HTTP    {http}/v1    (OpenAI-compatible)
   gRPC    {grpc}
-  Metrics {admin}/metrics
+  Metrics {metrics}
   Models  {models}
   {key_line}
 
@@ -32,17 +34,17 @@ Python (pip install openai):
 """
 
 
-def welcome(http: str, grpc: str, admin: str, models: list[str], secret: str | None) -> str:
-    """The text; `secret` is the first key, None when it was shown at an earlier start."""
-    shown = models[:8] + ([f"and {len(models) - 8} more"] if len(models) > 8 else [])
+def welcome(http: str, grpc: Sequence[str], admin: Sequence[str], models: Sequence[str], secret: str | None) -> str:
+    """The text, with an address of each worker; `secret` is the first key, None when it was shown earlier."""
+    shown = list(models[:8]) + ([f"and {len(models) - 8} more"] if len(models) > 8 else [])
     if secret is not None:
         key_line = f"API key {secret}   (shown this once; more with: worldrouter keys create NAME)"
     else:
         key_line = "API key as shown at the first start; another with: worldrouter keys create NAME"
     return _TEMPLATE.format(
         http=http,
-        grpc=grpc,
-        admin=admin,
+        grpc=", ".join(grpc),
+        metrics=", ".join(f"{url}/metrics" for url in admin),
         models=", ".join(shown) or "none: configure some in worldrouter.toml",
         model=models[0] if models else "MODEL",
         key=secret or "$WORLDROUTER_API_KEY",

@@ -26,13 +26,17 @@ class CannotListen(Exception):
     """The address is taken or is not ours; the message is one line."""
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to a TCP address, not listening yet; port 0 picks a free one. Raises CannotListen."""
+def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A socket bound to a TCP address, not listening yet; port 0 picks a free one. Raises CannotListen.
+
+    A `shared` one may be bound beside others of this user that are shared too.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             listener.bind(address)
         except OSError:
@@ -58,11 +62,14 @@ class EdgeServer:
         self._deadline_s = float("inf")
 
     @classmethod
-    async def start(cls, app: web.Application, settings: EdgeSettings) -> EdgeServer:
-        """Listen for `app`, made by `edge.app.make_app`, where the settings say. Raises CannotListen."""
+    async def start(cls, app: web.Application, settings: EdgeSettings, *, shared: bool = False) -> EdgeServer:
+        """Listen for `app`, made by `edge.app.make_app`, where the settings say. Raises CannotListen.
+
+        `shared`: beside other processes of ours on the same port.
+        """
         if http_parser.HttpRequestParser is http_parser.HttpRequestParserPy:
             raise CannotListen("aiohttp runs with its pure-Python HTTP parser; install its compiled wheel")
-        bound = bind(settings.host, settings.port)
+        bound = bind(settings.host, settings.port, shared=shared)
         host, port = bound.getsockname()[:2]
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         try:

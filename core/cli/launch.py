@@ -44,6 +44,12 @@ admin_port_option = _port_option("--admin-port", "a free one", "/metrics")
 @http_port_option
 @grpc_port_option
 @admin_port_option
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Processes that share the HTTP port; the gRPC ports count up. More than one need PostgreSQL.  [default: 1]",
+)
 @_config_option
 @home_option()
 @click.pass_obj
@@ -53,6 +59,7 @@ def serve(
     http_port: int | None,
     grpc_port: int | None,
     admin_port: int | None,
+    workers: int | None,
     config: Path | None,
 ) -> None:
     """Run the whole router: edge, core, database and a model.
@@ -67,12 +74,13 @@ def serve(
       worldrouter serve
       worldrouter serve --http-port 0 --grpc-port 0
       worldrouter serve --config worldrouter.toml --home /var/lib/worldrouter
+      worldrouter serve --config worldrouter.toml --workers 4
     """
     # Lazily, see above.
     from core.serve import run
 
     ports = {"http_port": http_port, "grpc_port": grpc_port, "admin_port": admin_port}
-    _launch(run, config, session.home, {"host": host, **ports})
+    _launch(run, config, session.home, {"host": host, **ports, "workers": workers})
 
 
 @click.command()

@@ -7,13 +7,11 @@ listens, or `{"error": …}`. All else that it prints goes to standard error. It
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,19 +19,19 @@ from typing import Any
 import xllamacpp  # type: ignore[import-untyped]
 
 from core.embedded.model import CONTEXT_TOKENS, MAX_OUTPUT_TOKENS, MODEL_ID, ModelServerError, find_model
+from core.lifeline import end_with_parent
 
 HOST = "127.0.0.1"
 SLOTS = 2
 """Answers at once, each with a context (190 MB) of its own: of a shared one that is full, all answers fail."""
 
-_PR_SET_PDEATHSIG = 1
 _WARNINGS = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until standard input closes, the parent ends, or a signal comes; 1 when it could not start."""
     options = _options(argv)
-    _end_with_parent(options.parent)
+    end_with_parent(options.parent)
     report = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
@@ -53,24 +51,6 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="threads that compute")
     parser.add_argument("--parent", type=int, help="end at once unless this process is the parent")
     return parser.parse_args(argv)
-
-
-def _end_with_parent(parent: int | None) -> None:
-    """Die with the parent, however it dies: the kernel kills us, and a closed standard input ends us.
-
-    The kernel's signal comes when the *thread* that started us ends, and not at all when that was before we asked
-    for it: hence the check of the parent's id, and the second way.
-    """
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if parent is not None and os.getppid() != parent:
-        os._exit(1)
-    threading.Thread(target=_exit_at_end_of_stdin, daemon=True).start()
-
-
-def _exit_at_end_of_stdin() -> None:
-    while os.read(0, 4096):
-        pass
-    os._exit(0)
 
 
 def _serve(port: int, threads: int) -> Any:

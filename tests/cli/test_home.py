@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.home import BadReadyFile, Home, Ready
+from core.home import BadReadyFile, Home, Ready, WorkerProcess
 
 READY = Ready(
     http="http://127.0.0.1:8080",
@@ -16,6 +16,7 @@ READY = Ready(
     pid=7,
     upstreams={"smollm2-135m-instruct": "http://127.0.0.1:9/v1"},
     admin=["http://127.0.0.1:10"],
+    workers=[WorkerProcess(pid=8, grpc="127.0.0.1:50051", admin="http://127.0.0.1:10")],
 )
 
 
@@ -62,6 +63,7 @@ def test_the_ready_file_reads_back(tmp_path: Path) -> None:
         "pid": 7,
         "upstreams": {"smollm2-135m-instruct": "http://127.0.0.1:9/v1"},
         "admin": ["http://127.0.0.1:10"],
+        "workers": [{"pid": 8, "grpc": "127.0.0.1:50051", "admin": "http://127.0.0.1:10"}],
     }
     assert home.read_ready() == READY
     assert list(tmp_path.iterdir()) == [home.ready]
