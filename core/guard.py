@@ -210,6 +210,8 @@ class Guard:
             _logger.error(
                 "%s failed, request id %s", rpc.method, passage.request_id, exc_info=error, extra=context_of_log
             )
+        elif passage.call is None:  # no handler will log it
+            _logger.info("refused %s: %s, request id %s", rpc.method, details.code.name, passage.request_id)
         await context.abort(*details)
 
     def _finished(self, rpc: _Rpc, passage: _Passage) -> None:
