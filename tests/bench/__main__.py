@@ -1,0 +1,89 @@
+"""`python -m tests.bench`: compare the router with its upstream and with a bare proxy."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from tests.bench import processes
+from tests.bench.cases import SHORT_SYSTEMS, SYSTEMS, Case, cases, short_cases
+from tests.bench.measure import LoadFailed, Row, measure
+from tests.bench.report import Memory, Report
+from tests.bench.summary import summarise
+from tests.bench.systems import Cores, DidNotStart, Machinery, System
+
+ROUNDS = 3
+
+
+def run(chosen: list[Case], names: tuple[str, ...], rounds: int, *, keep: bool) -> Report:
+    """Start everything, measure in turns, stop everything. Raises DidNotStart, LoadFailed."""
+    cores = Cores.split()
+    rows: list[Row] = []
+    with Machinery(cores, keep=keep) as machinery:
+        _say("starting the upstream, the bare proxy and the router")
+        systems = machinery.start(names)
+        idle = {system.name: processes.pss_bytes(system.pids) for system in systems}
+        for round_ in range(1, rounds + 1):
+            for case in chosen:
+                # Forwards and backwards in turn: none is always the one after a heavy neighbour.
+                for system in systems if round_ % 2 else systems[::-1]:
+                    rows.append(measure(case, system, round_, cores))
+                    _say(_progress(rows[-1], rounds))
+        memory = [_memory(system, idle[system.name]) for system in systems]
+    order = {name: place for place, name in enumerate(names)}
+    summaries = sorted(summarise(rows), key=lambda found: order[found.system])
+    return Report(chosen, rows, summaries, memory, rounds, cores)
+
+
+def _memory(system: System, idle_bytes: int) -> Memory:
+    return Memory(system.name, idle_bytes, processes.pss_bytes(system.pids))
+
+
+def _progress(row: Row, rounds: int) -> str:
+    cpu = f"{row.cpu_us_per_request:,.0f} µs CPU a request, " if row.cpu_us_per_request else ""
+    stall = f"longest wait {row.probe_ms.most:.2f} ms, " if row.probe_ms else ""
+    wrong = "".join(f"\n    {sample}" for sample in row.samples)
+    return f"round {row.round}/{rounds} {row.case}, {row.system}: {cpu}{stall}{row.errors} errors{wrong}"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--short", is_flag=True, help="A small part in 20 s, for CI: one process and the bare proxy alone.")
+@click.option("--reps", "rounds", type=click.IntRange(1), default=ROUNDS, show_default=True, help="Rounds.")
+@click.option("--only", multiple=True, metavar="CASE", help="Only this case; may be repeated.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures here.")
+@click.option("--keep", is_flag=True, help="Keep the routers' state and logs.")
+def main(*, short: bool, rounds: int, only: tuple[str, ...], json_file: Path | None, keep: bool) -> None:
+    """Measure what the router costs and adds, with keys and durable metering on.
+
+    The same load goes to a model's upstream directly, through a bare aiohttp proxy, through `worldrouter serve`,
+    and through `worldrouter core` with `python -m edge`, in turns, all on this machine. The router has one core;
+    the load generator and the upstream another, where there are two. Tables go to the standard output. The exit
+    status is 1 when a single answer was wrong.
+    """
+    known = {case.name: case for case in (short_cases() if short else cases())}
+    unknown = [name for name in only if name not in known]
+    if unknown:
+        raise click.BadParameter(f"no case {unknown[0]!r}; there are {', '.join(known)}", param_hint="--only")
+    try:
+        processes.require_accounting()
+        chosen = [known[name] for name in only or known]
+        report = run(chosen, SHORT_SYSTEMS if short else SYSTEMS, rounds, keep=keep)
+    except (processes.NoAccounting, DidNotStart, LoadFailed) as error:
+        raise click.ClickException(str(error)) from None
+    if json_file is not None:
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(report.as_json()), indent=2) + b"\n")
+    click.echo(report.as_markdown(), nl=False)
+    if report.errors:
+        raise click.ClickException(f"{report.errors} answers were wrong")
+
+
+if __name__ == "__main__":
+    main(prog_name="scripts/bench")
