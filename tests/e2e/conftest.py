@@ -192,6 +192,17 @@ class Router:
         return [process.returncode for process in self.processes]
 
 
+class Tail:
+    """What is written to a log file from now on; an earlier process may have written to it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._start = path.stat().st_size if path.exists() else 0
+
+    def text(self) -> str:
+        return self._path.read_text()[self._start :] if self._path.exists() else ""
+
+
 class Launcher:
     """Starts routers in state folders of their own, and ends those that still run."""
 
@@ -226,15 +237,14 @@ class Launcher:
         options = _config(home, config)
         migrated = self.run("migrate", *options, home=home, environment=environment)
         assert migrated.wait(timeout=START_TIMEOUT_S) == 0, (home.parent / "migrate.err").read_text()
+        said = Tail(home.parent / "core.err")
         core = self.run("core", "--grpc-port", "0", *options, home=home, environment=environment)
-        said = home.parent / "core.err"
-        wait_for(lambda: "serving gRPC on" in said.read_text(), core, home)
-        found = re.findall(r"serving gRPC on (\S+), metrics on (http://[\w.:]+)", said.read_text())
-        grpc_address, core_admin = found[-1]
+        wait_for(lambda: "serving gRPC on" in said.text(), core, home)
+        grpc_address, core_admin = re.findall(r"serving gRPC on (\S+), metrics on (http://[\w.:]+)", said.text())[0]
+        said = Tail(home.parent / "edge.err")
         edge = self.run("edge", "--http-port", "0", "--core", f"dns:///{grpc_address}", *options, home=home)
-        said = home.parent / "edge.err"
-        wait_for(lambda: '"url":' in said.read_text(), edge, home)
-        told = json.loads(next(line for line in said.read_text().splitlines() if '"url":' in line))
+        wait_for(lambda: '"url":' in said.text(), edge, home)
+        told = json.loads(next(line for line in said.text().splitlines() if '"url":' in line))
         router = Router(home, [core, edge], told["url"], grpc_address, [core_admin, told["admin"]])
         self._started.append(router)
         wait_for(lambda: _answers(f"{router.http}/readyz"), edge, home)
