@@ -10,6 +10,7 @@ import msgspec
 import uvloop
 
 from core.lifeline import end_with_parent
+from core.listen import CannotListen
 from core.serve import REFUSALS, work
 from core.workers import Order, Refused, Started
 
@@ -29,7 +30,7 @@ def main() -> int:
         if out.closed:
             sys.stderr.write(f"worldrouter serve: {error}\n")
         else:
-            _report(out, Refused(str(error)))
+            _report(out, Refused(str(error), port_taken=isinstance(error, CannotListen)))
         return 1
     return 0
 

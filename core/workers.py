@@ -38,6 +38,10 @@ class WorkerFailed(Exception):
     """A worker did not start; the message is the reason, in one line."""
 
 
+class PortTaken(WorkerFailed):
+    """Because somebody else has its gRPC or its admin port."""
+
+
 class Order(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker is to run. `edge` holds the edge's settings, which only the launcher may know.
 
@@ -61,9 +65,10 @@ class Started(msgspec.Struct, frozen=True, tag=True):
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True):
-    """A worker cannot start, and why."""
+    """A worker cannot start, and why; `port_taken` when a port of its own is somebody else's."""
 
     reason: str
+    port_taken: bool = False
 
 
 class Worker:
@@ -97,9 +102,9 @@ class Worker:
     async def start(self, stopping: asyncio.Event) -> Started:
         """Spawn the process and return when it serves. WorkerFailed, with nothing left running.
 
-        A free port that it found is asked for again by its next process, unless that fails.
+        A free port that it found stays its own: its next process asks for it again, until somebody else has it.
         """
-        order, self._next = self._next, msgspec.structs.replace(self._order, first_key=False)
+        order, self._next = self._next, msgspec.structs.replace(self._next, first_key=False)
         process = self._process = await _spawn()
         if stopping.is_set():
             self.signal(signal.SIGTERM)
@@ -109,8 +114,10 @@ class Worker:
         except TimeoutError:
             await self.end()
             raise WorkerFailed(f"it was not ready after {START_TIMEOUT_S:g} s") from None
-        except BaseException:
+        except BaseException as error:
             await self.end()
+            if isinstance(error, PortTaken):
+                self._next = msgspec.structs.replace(self._order, first_key=False)
             raise
         self._started, self._started_s = started, time.monotonic()
         self._next = _with_ports_of(started, self._next)
@@ -213,7 +220,8 @@ class Workers:
             try:
                 await worker.start(self._stopping)
             except WorkerFailed as error:
-                _log.error("Worker %d could not be started again: %s", worker.number, error)
+                if not self.stopping:
+                    _log.error("Worker %d could not be started again: %s", worker.number, error)
                 continue
             _log.info("Worker %d serves again, as process %d", worker.number, worker.pid)
             break
@@ -257,7 +265,7 @@ async def _report(process: Process, order: Order) -> Started:
     except msgspec.MsgspecError as error:
         raise WorkerFailed(f"a worker reported {line[:80]!r}") from error
     if isinstance(report, Refused):
-        raise WorkerFailed(report.reason)
+        raise PortTaken(report.reason) if report.port_taken else WorkerFailed(report.reason)
     return report
 
 
