@@ -125,14 +125,14 @@ async def test_kill_9_of_everything_in_mid_stream(launcher: Any, scripted_config
     audit(home / "worldrouter.db", seen)
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(5, marks=pytest.mark.slow)])
-async def test_kill_9_of_the_core_behind_an_edge(launcher: Any, scripted_config: str, kills: int) -> None:
+@pytest.mark.slow
+async def test_kill_9_of_the_core_behind_an_edge(launcher: Any, scripted_config: str) -> None:
     """An edge tells every stream of a core that died by an error event, serves 503, and goes on with the next core."""
     seen = Seen()
     config = scripted_config + CONFIG
     router = await asyncio.to_thread(launcher.apart, config)
     keys = [router.account(usd=100).key for _ in range(ACCOUNTS)]
-    for _ in range(kills):
+    for _ in range(5):
         await load_and_kill(router, keys, seen)
         port = router.grpc.rpartition(":")[2]
         options = ["--grpc-port", port, "--config", str(router.home.parent / "worldrouter.toml")]

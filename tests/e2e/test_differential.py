@@ -23,7 +23,7 @@ from worldrouter.v1.chat_pb2 import (
 from worldrouter.v1.raw_chat_pb2 import CreateRawCompletionRequest, StreamRawCompletionRequest
 
 MODEL = "smollm2-135m-instruct"
-FEW = 8
+FEW = 6
 CITY = {"type": "object", "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}}, "required": ["city"]}
 SUM = {
     "type": "object",

@@ -223,10 +223,13 @@ async def test_a_chat_that_fails(
 ) -> None:
     """The row of the table over HTTP and over gRPC, streamed and not: one cause, one code, one message."""
     bodies = [row.body] if row.name in NEVER_STREAMED else [row.body, row.body.replace(b"{", b'{"stream": true, ', 1)]
-    over_http = [await post(http, scripted_router, body, scripted_router.key) for body in bodies]
-    over_grpc = [await seen_over_grpc(service.raw_chat.CreateRawCompletion(raw_unary(row.body)))]
+    calls = [service.raw_chat.CreateRawCompletion(raw_unary(row.body))]
     if len(bodies) > 1:
-        over_grpc.append(await seen_over_grpc(service.raw_chat.StreamRawCompletion(raw_stream(bodies[1]))))
+        calls.append(service.raw_chat.StreamRawCompletion(raw_stream(bodies[1])))
+    over_http, over_grpc = await asyncio.gather(
+        asyncio.gather(*(post(http, scripted_router, body, scripted_router.key) for body in bodies)),
+        asyncio.gather(*map(seen_over_grpc, calls)),
+    )
     for seen in over_http:
         assert (seen.status, seen.type, seen.code, seen.param) == (row.status, row.type, row.code, row.param)
         assert seen.retry_after_s == row.retry_after_s

@@ -38,7 +38,7 @@ async def ask(session: aiohttp.ClientSession, router: Any, **more: Any) -> str:
         return answer.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("topology", ["serve", "apart"])
+@pytest.mark.parametrize("topology", ["serve", pytest.param("apart", marks=pytest.mark.slow)])
 async def test_metrics(launcher: Any, scripted_config: str, topology: str) -> None:
     """Requests, tokens, cost, times, overhead, in flight, upstream errors and the ledger's commits are counted."""
     watched = await asyncio.to_thread(getattr(launcher, topology), scripted_config)

@@ -119,6 +119,7 @@ async def test_serve_is_killed_and_goes_on(launcher: Any, scripted_config: str, 
         await check_books(database)
 
 
+@pytest.mark.slow
 async def test_two_cores_on_one_database(launcher: Any, scripted_config: str, postgres_url: Any) -> None:
     """Two cores share a database and one account: both are charged rightly, and when one dies the other serves on."""
     environment = {"WORLDROUTER_DATABASE_URL": postgres_url()}
@@ -148,6 +149,7 @@ async def cut_off(database: asyncpg.Connection, name: str) -> None:
     await database.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
 
 
+@pytest.mark.slow
 async def test_a_database_that_goes_away(launcher: Any, scripted_config: str, postgres_url: Any) -> None:
     """A running stream ends with an error and no charge, new requests are 503, never 401; then all is well again."""
     url = postgres_url()

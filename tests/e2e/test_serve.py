@@ -26,6 +26,13 @@ from worldrouter.v1.raw_chat_pb2 import CreateRawCompletionRequest
 SECOND_START_S = 3.0
 ENDS_WITHIN_S = 2.0
 
+FURTHER_BAD_SETTINGS: list[tuple[str, tuple[str, ...]]] = [
+    ("[edge]\nprot = 1\n", ("prot",)),
+    ("[[models]]\nid = 'm'\nmax_output_tokens = 1\nendpoints = []\n", ("price", "models[0]")),
+    ("[providers.p]\nkind = 'openai'\nbase_url = 'https://x'\napi_key = 'env:NOT_SET'\n", ("NOT_SET",)),
+    ("[core\n", ("worldrouter.toml",)),
+]
+
 
 def is_alive(pid: int) -> bool:
     """Whether the process runs; a zombie does not."""
@@ -132,7 +139,9 @@ def test_everything_ends_with_it(launcher: Any) -> None:
     assert json.loads((again.home / "ready.json").read_text())["pid"] == again.process.pid
 
 
-@pytest.mark.parametrize("option", ["--http-port", "--grpc-port", "--admin-port"])
+@pytest.mark.parametrize(
+    "option", ["--http-port", *(pytest.param(name, marks=pytest.mark.slow) for name in ("--grpc-port", "--admin-port"))]
+)
 def test_a_taken_port(launcher: Any, option: str) -> None:
     """Exit status 1, one line that names the port, and nothing made or left running."""
     ports = {"--http-port": "0", "--grpc-port": "0"}
@@ -154,10 +163,7 @@ def test_a_taken_port(launcher: Any, option: str) -> None:
     ("config", "says"),
     [
         ("[core]\ngrpc_port = 'x'\n", ("grpc_port", "'x'", "int")),
-        ("[edge]\nprot = 1\n", ("prot",)),
-        ("[[models]]\nid = 'm'\nmax_output_tokens = 1\nendpoints = []\n", ("price", "models[0]")),
-        ("[providers.p]\nkind = 'openai'\nbase_url = 'https://x'\napi_key = 'env:NOT_SET'\n", ("NOT_SET",)),
-        ("[core\n", ("worldrouter.toml",)),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in FURTHER_BAD_SETTINGS),
     ],
 )
 def test_a_bad_setting(launcher: Any, config: str, says: tuple[str, ...]) -> None:
@@ -185,6 +191,7 @@ def test_a_second_router_on_the_same_state(launcher: Any, scripted_config: str) 
     assert router.command("models")
 
 
+@pytest.mark.slow
 def test_providers_from_the_environment(launcher: Any) -> None:
     """With a provider's key in the environment its models stand beside the embedded one; the key is shown nowhere."""
     secret = "sk-not-a-real-secret-0123456789"
@@ -244,6 +251,7 @@ async def test_sigterm_lets_running_streams_end(launcher: Any, scripted_config: 
     assert router.complaints() == []
 
 
+@pytest.mark.slow
 async def test_a_second_sigint_ends_streams_at_once(launcher: Any, scripted_config: str) -> None:
     """The stream is told by an error event and charged for what it got; the process ends with 0."""
     router = await asyncio.to_thread(launcher.serve, scripted_config)
