@@ -85,11 +85,15 @@ class Pipeline:
         """Watch over time limits until cancelled."""
         while True:
             await asyncio.sleep(SWEEP_S)
-            now_s = self.clock()
-            for exchange in tuple(self._running):
-                if exchange.dispatch is not None:
-                    exchange.dispatch.check(now_s)
-            self.ledger.sweep()
+            self.sweep()
+
+    def sweep(self) -> None:
+        """End what has taken too long by now."""
+        now_s = self.clock()
+        for exchange in tuple(self._running):
+            if exchange.dispatch is not None:
+                exchange.dispatch.check(now_s)
+        self.ledger.sweep()
 
     def cut_key(self, key_id: str) -> None:
         """End the running requests of a key that is not valid any more."""

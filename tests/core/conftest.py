@@ -1,17 +1,34 @@
-"""A real SQLite store with faults on demand, clocks moved by hand, and the check that no money is lost."""
+"""A real SQLite store with faults on demand, clocks moved by hand, the check that no money is lost, and a whole
+pipeline over scripted upstreams."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from core.access_log import AccessRecord
+from core.admission import Admission
+from core.call import Call, Caller, Role
+from core.catalog import Catalog, Endpoint, Model, price_of
+from core.dispatch import TimeLimits
+from core.escrow import Escrow, EscrowSettings
+from core.exchange import Exchange
+from core.ledger import LedgerWriter
+from core.pipeline import Pipeline
+from core.providers.script import Script
+from core.providers.scripted import ScriptedProvider
+from core.ratios import TextRatios
 from storage.interfaces import CommitUnknown, Store, StoreUnavailable
 from storage.migrate import migrate
 from storage.store import open_store
@@ -127,3 +144,178 @@ def conserved(rows: Callable[[str], list[tuple[Any, ...]]]) -> Callable[[], None
         assert rows("SELECT id FROM leases WHERE spent > granted OR spent < 0") == []
 
     return check
+
+
+@dataclass
+class Router:
+    """A pipeline over four scripted providers, p1 to p4, and what it did. Account "a" has 100 USD."""
+
+    pipeline: Pipeline
+    providers: dict[str, ScriptedProvider]
+    escrow: Escrow
+    store: Any
+    clock: Any
+    records: list[AccessRecord]
+    rows: Callable[[str], list[tuple[Any, ...]]]
+    numbers: Any = field(default_factory=lambda: itertools.count(1))
+
+    def scripted(self, provider: str, **script: Any) -> ScriptedProvider:
+        """Exchange a provider for one that answers so."""
+        made = self.providers[provider] = ScriptedProvider(msgspec.convert(script, Script), record=True)
+        return made
+
+    def open(self, body: Mapping[str, Any] | bytes, *, stream: bool, role: Role = Role.API_KEY) -> Exchange:
+        """Begin an exchange; the body is completed to a small request for model "m"."""
+        if not isinstance(body, bytes):
+            plain = {"model": "m", "messages": [{"role": "user", "content": "one two three"}], "max_tokens": 100}
+            body = json.dumps(
+                {name: value for name, value in (plain | dict(body)).items() if value is not None}
+            ).encode()
+        call = Call(f"req{next(self.numbers)}", "", Caller(role, "a", "key_1"))
+        return self.pipeline.open(call, body, stream=stream)
+
+    async def unary(self, body: Mapping[str, Any] | bytes, **options: Any) -> dict[str, Any]:
+        """Drive a whole answer as a servicer does."""
+        with self.open(body, stream=False, **options) as exchange:
+            await exchange.admit()
+            exchange.metadata()
+            found: dict[str, Any] = json.loads(await exchange.complete())
+            return found
+
+    async def stream(self, body: Mapping[str, Any] | bytes, **options: Any) -> AsyncIterator[list[bytes]]:
+        """Drive a stream as a servicer does; each item is one message of chunks, the last one those of the end."""
+        with self.open(body, stream=True, **options) as exchange:
+            await exchange.admit()
+            exchange.metadata()
+            chunks = await exchange.start()
+            while chunks:
+                yield chunks
+                chunks = await exchange.read()
+            yield await exchange.finish()
+
+    async def chunks(self, body: Mapping[str, Any] | bytes, **options: Any) -> list[dict[str, Any]]:
+        """All chunks of a stream."""
+        return [json.loads(each) async for some in self.stream(body, **options) for each in some]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait for something that no event announces."""
+        for _ in range(2_000):
+            if condition():
+                return
+            await asyncio.sleep(0.002)
+        raise AssertionError("it did not happen in time")
+
+    async def running(self, count: int = 1) -> None:
+        """Wait until so many calls to upstreams run, and whatever they deliver without a delay is delivered."""
+        await self.until(lambda: self.open_calls >= count)
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+    async def settling(self) -> None:
+        """Wait until a settlement is queued, and its commit tried."""
+        await self.until(lambda: self.pipeline.ledger.depth and self.store.calls["settle"])
+
+    async def settled(self) -> None:
+        """Wait until everything is in the ledger."""
+        async with asyncio.timeout(10):
+            await self.pipeline.ledger.drained()
+
+    async def row(self, request_id: str = "req1") -> dict[str, Any]:
+        """The ledger's row of a request."""
+        await self.settled()
+        found = await self.store.usage_record(request_id)
+        assert found is not None
+        return {name: getattr(found.settlement, name) for name in found.settlement.__dataclass_fields__}
+
+    @property
+    def open_calls(self) -> int:
+        """Calls to upstreams that are neither read to their end nor closed."""
+        return sum(provider.open_calls for provider in self.providers.values())
+
+
+def _model(model_id: str, *, endpoints: int = 1, nano_usd: int = 1_000, **changed: Any) -> Model:
+    pico = nano_usd * 1_000
+    price = price_of(
+        model_id,
+        input_pico_usd=pico,
+        output_pico_usd=2 * pico,
+        cache_read_pico_usd=pico // 2,
+        cache_write_pico_usd=pico,
+    )
+    fields: dict[str, Any] = {
+        "display_name": model_id,
+        "owned_by": "o",
+        "created_s": 0,
+        "max_output_tokens": 10_000,
+        "context_tokens": 0,
+        "public": True,
+        "streaming": True,
+        "max_image_tokens": 4_096,
+        "first_token_timeout_s": None,
+        "endpoints": tuple(Endpoint(f"e{n}", f"p{n}", f"up{n}") for n in range(1, endpoints + 1)),
+    }
+    return Model(id=model_id, price=price, **(fields | changed))
+
+
+@pytest.fixture
+async def router(
+    store: FaultyStore, clock: FakeClock, rows: Any, conserved: Callable[[], None]
+) -> AsyncIterator[Router]:
+    """A pipeline at work. Afterwards no call, hold, task or request is left, and the money adds up."""
+    await store.register_core("core_1")
+    await store.create_account("a", "a", "user")
+    await store.adjust(ref="start", account_id="a", amount_nano_usd=100_000_000_000, note="x")
+    numbers, records = itertools.count(), list[AccessRecord]()
+    providers = {f"p{n}": ScriptedProvider(record=True) for n in range(1, 5)}
+    escrow = Escrow(
+        store,  # type: ignore[arg-type]
+        core_id="core_1",
+        settings=EscrowSettings(),
+        clock=clock,
+        new_lease_id=lambda: f"lease_{next(numbers)}",
+    )
+    pipeline: Pipeline
+    ledger = LedgerWriter(
+        store,  # type: ignore[arg-type]
+        clock=clock,
+        in_flight=lambda: pipeline.in_flight,
+        observe_commit=lambda rows, seconds: None,
+        settle_timeout_s=5.0,
+    )
+    ratios = TextRatios()
+    pipeline = Pipeline(
+        catalog=Catalog.of(
+            [
+                _model("m"),
+                _model("two", endpoints=2),
+                _model("four", endpoints=4),
+                _model("free", nano_usd=0),
+                _model("hidden", public=False),
+                _model("unstreamed", streaming=False),
+                _model("slow", first_token_timeout_s=300.0),
+            ]
+        ),
+        providers=providers,
+        limit_fields={"p1": "max_tokens", "p2": "max_completion_tokens", "p3": "max_tokens", "p4": "max_tokens"},
+        limits=TimeLimits(first_token_s=60.0, between_chunks_s=60.0, total_s=900.0),
+        escrow=escrow,
+        ledger=ledger,
+        ratios=ratios,
+        admission=Admission(escrow, ledger, ratios, timeout_s=1.0, credits_url=None),
+        core_id="core_1",
+        clock=clock,
+        wall_clock=lambda: 1_800_000_000.5,
+        observe=records.append,
+        client_gone=(asyncio.CancelledError, GeneratorExit),
+    )
+    writer = asyncio.ensure_future(ledger.run())
+    made = Router(pipeline, providers, escrow, store, clock, records, rows)
+    yield made
+    store.faults.clear()
+    store.resume.set()
+    await made.settled()
+    assert (made.open_calls, escrow.held_nano_usd, pipeline.in_flight) == (0, 0, 0)
+    await escrow.close()
+    writer.cancel()
+    await asyncio.gather(writer, return_exceptions=True)
+    conserved()
