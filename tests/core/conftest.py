@@ -42,6 +42,15 @@ NOT_CONSERVED = """
 """
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something that no event announces."""
+    for _ in range(2_000):
+        if condition():
+            return
+        await asyncio.sleep(0.002)
+    raise AssertionError("it did not happen in time")
+
+
 class FakeClock:
     """Seconds, moved by hand."""
 
@@ -65,32 +74,53 @@ class FaultyStore:
         self.calls: Counter[str] = Counter()
         self.batches: list[list[Any]] = []
         self.resume = asyncio.Event()
+        self._under_way = 0
+
+    async def called(self, name: str, times: int = 1) -> None:
+        """Wait until a method was called so often, and the last call has got as far as its fault lets it."""
+        await until(lambda: self.calls[name] >= times)
+        await self.still(but=1)
+
+    async def still(self, *, but: int = 0) -> None:
+        """Wait until no call, but for so many that hang, is under way."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+        await until(lambda: self._under_way <= but)
+        for _ in range(20):
+            await asyncio.sleep(0)
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._store, name)
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             self.calls[name] += 1
-            if name == "settle":
-                self.batches.append(list(args[0]))
-            pending = self.faults.get(name)
-            fault = pending.pop(0) if pending else "ok"
-            if fault in ("hang", "hang, then refused"):
-                await self.resume.wait()
-            if fault in ("refused", "hang, then refused"):
-                raise StoreUnavailable("no answer")
-            if fault == "lost before":
-                raise CommitUnknown("no answer")
-            if fault == "bug":
-                raise RuntimeError("a bug")
-            result = await method(*args, **kwargs)
-            if fault == "hang after":
-                await self.resume.wait()
-            if fault == "lost":
-                raise CommitUnknown("no answer")
-            return result
+            self._under_way += 1
+            try:
+                return await self._faulty(name, method, args, kwargs)
+            finally:
+                self._under_way -= 1
 
         return call
+
+    async def _faulty(self, name: str, method: Any, args: Any, kwargs: Any) -> Any:
+        if name == "settle":
+            self.batches.append(list(args[0]))
+        pending = self.faults.get(name)
+        fault = pending.pop(0) if pending else "ok"
+        if fault in ("hang", "hang, then refused"):
+            await self.resume.wait()
+        if fault in ("refused", "hang, then refused"):
+            raise StoreUnavailable("no answer")
+        if fault == "lost before":
+            raise CommitUnknown("no answer")
+        if fault == "bug":
+            raise RuntimeError("a bug")
+        result = await method(*args, **kwargs)
+        if fault == "hang after":
+            await self.resume.wait()
+        if fault == "lost":
+            raise CommitUnknown("no answer")
+        return result
 
 
 @pytest.fixture
@@ -199,11 +229,7 @@ class Router:
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait for something that no event announces."""
-        for _ in range(2_000):
-            if condition():
-                return
-            await asyncio.sleep(0.002)
-        raise AssertionError("it did not happen in time")
+        await until(condition)
 
     async def running(self, count: int = 1) -> None:
         """Wait until so many calls to upstreams run, and whatever they deliver without a delay is delivered."""

@@ -214,7 +214,7 @@ async def test_a_silent_database_is_not_waited_for(gate: Gate) -> None:
         await gate.reserve(envelope(max_tokens=1))
     assert caught.value.retry_after_s == 1
     gate.store.resume.set()
-    await asyncio.sleep(0.05)
+    await gate.store.still()
     assert gate.escrow.held_nano_usd == 0
 
 

@@ -241,7 +241,7 @@ async def test_a_small_hold_does_not_overtake_who_waits(escrow: Escrow, store: A
     await escrow.hold("a", 9 * USD // 10)
     store.faults["extend"] = ["hang"]
     first = asyncio.ensure_future(escrow.hold("a", USD // 2))
-    await asyncio.sleep(0.01)
+    await store.called("extend")
     assert escrow.try_hold("a", USD // 10) is None
     second = asyncio.ensure_future(escrow.hold("a", USD // 10))
     store.resume.set()
@@ -262,7 +262,7 @@ async def test_a_caller_that_goes_away_while_waiting_leaves_no_hold(
     first = await escrow.hold("a", USD) if method == "extend" else None
     store.faults[method] = [when]
     waiting = asyncio.ensure_future(escrow.hold("a", USD // 2))
-    await asyncio.sleep(0.02)
+    await store.called(method)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -337,7 +337,7 @@ async def test_idle_money_goes_back(escrow: Escrow, store: Any, fund: Fund, cloc
     escrow.release(await escrow.hold("a", 5))
     clock.now_s += 1.9
     escrow.give_back_idle()
-    await asyncio.sleep(0.01)
+    await store.still()
     assert await available(store) == 99 * USD
     clock.now_s += 0.2
     escrow.give_back_idle()
@@ -352,7 +352,7 @@ async def test_what_a_long_stream_holds_stays(escrow: Escrow, store: Any, fund: 
     hold = await escrow.hold("a", USD // 4)
     clock.now_s += 3
     escrow.give_back_idle()
-    await asyncio.sleep(0.02)
+    await store.still()
     assert await available(store) == 100 * USD - USD // 4
     charge, _ = escrow.charge(hold, USD // 4)
     assert charge == USD // 4
@@ -368,11 +368,11 @@ async def test_a_charge_under_way_keeps_its_lease(
     charge, _ = escrow.charge(hold, 7)
     clock.now_s += 3
     escrow.give_back_idle()
-    await asyncio.sleep(0.02)
+    await store.still()
     assert rows("SELECT state FROM leases") == [("active",)]
     await settled(escrow, store, hold, charge, "r")
     escrow.give_back_idle()
-    await asyncio.sleep(0.02)
+    await store.still()
     assert rows("SELECT state, spent FROM leases") == [("closed", 7)]
     assert await available(store) == 100 * USD - 7
 
@@ -385,13 +385,13 @@ async def test_a_request_during_the_give_back_waits_for_it(escrow: Escrow, store
     store.faults["close_lease"] = ["hang"]
     escrow.give_back_idle()
     waiting = asyncio.ensure_future(escrow.hold("a", 5))
-    await asyncio.sleep(0.01)
+    await store.called("close_lease")
     assert not waiting.done()
     store.resume.set()
     assert (await waiting).lease.id == "lease_1"
 
 
-async def test_idle_accounts_are_forgotten(escrow: Escrow, fund: Fund, clock: Any) -> None:
+async def test_idle_accounts_are_forgotten(escrow: Escrow, store: Any, fund: Fund, clock: Any) -> None:
     """A core's memory does not grow with every account that it ever saw."""
     await fund("a", USD)
     await fund("b", 0)
@@ -401,7 +401,7 @@ async def test_idle_accounts_are_forgotten(escrow: Escrow, fund: Fund, clock: An
     for _ in range(2):
         clock.now_s += 3
         escrow.give_back_idle()
-        await asyncio.sleep(0.02)
+        await store.still()
     assert escrow._accounts == {}
 
 
@@ -461,7 +461,7 @@ async def test_the_age_of_a_renewal_counts_from_its_beginning(
     await escrow.hold("a", 5)
     store.faults["renew"] = ["hang after"]
     renewing = asyncio.ensure_future(escrow.renew())
-    await asyncio.sleep(0.01)
+    await store.called("renew")
     clock.now_s += 15.1
     store.resume.set()
     await renewing
@@ -520,7 +520,7 @@ async def test_a_lease_that_is_being_acquired_is_not_taken_for_a_stray(
     await fund("a", 3 * USD)
     store.faults["acquire"] = [when]
     waiting = asyncio.ensure_future(escrow.hold("a", USD))
-    await asyncio.sleep(0.02)
+    await store.called("acquire")
     await escrow.renew()
     store.resume.set()
     hold = await waiting
@@ -550,7 +550,7 @@ async def test_no_fault_of_the_store_loses_money_or_blocks(
     for _ in range(3):
         clock.now_s += 3
         escrow.give_back_idle()
-        await asyncio.sleep(0.02)
+        await store.still()
         await asyncio.gather(escrow.renew(), return_exceptions=True)
     holds = [each for each in (first, *found) if isinstance(each, Hold)]
     for number, hold in enumerate(holds):
@@ -562,7 +562,7 @@ async def test_no_fault_of_the_store_loses_money_or_blocks(
     for _ in range(2):
         clock.now_s += 3
         escrow.give_back_idle()
-        await asyncio.sleep(0.02)
+        await store.still()
     await escrow.close()
     assert await available(store) == 5 * USD - 100 * len(holds)
     assert not any(store.faults.values())

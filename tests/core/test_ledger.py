@@ -135,7 +135,7 @@ async def test_nothing_is_done_before_its_commit(ledger: Ledger, usage: Any) -> 
     """While the database works, the row is in the queue and its waiter waits."""
     ledger.store.faults["settle"] = ["hang"]
     committed = ledger.put("r1")
-    await asyncio.sleep(0.02)
+    await ledger.store.called("settle")
     assert not committed.done()
     assert ledger.writer.depth == 1
     assert usage() == {}
@@ -147,7 +147,7 @@ async def test_a_batch_is_what_gathered_while_the_last_one_committed(ledger: Led
     """One transaction for all of it."""
     ledger.store.faults["settle"] = ["hang"]
     first = ledger.put("r0")
-    await asyncio.sleep(0.01)
+    await ledger.store.called("settle")
     rest = [ledger.put(f"r{number}") for number in range(1, 101)]
     ledger.store.resume.set()
     await asyncio.gather(first, *rest)
@@ -191,7 +191,7 @@ async def test_rows_that_come_while_a_batch_fails_wait_for_it(ledger: Ledger) ->
     """The same batch again: its outcome may be unknown."""
     ledger.store.faults["settle"] = ["lost before", "hang"]
     first = ledger.put("r0")
-    await asyncio.sleep(0.02)
+    await ledger.store.called("settle", 2)
     second = ledger.put("r1")
     ledger.store.resume.set()
     await asyncio.gather(first, second)
@@ -202,7 +202,7 @@ async def test_a_charge_that_surely_did_not_happen_is_given_up_in_time(ledger: L
     """After the settle timeout its waiter gets an error; the row that follows charges nothing and says why."""
     committed = ledger.put("r1")
     ledger.store.faults["settle"] = ["refused"] * 8
-    await asyncio.sleep(0.03)
+    await ledger.store.called("settle", 2)
     ledger.clock.now_s += SETTLE_TIMEOUT_S - 0.1
     ledger.writer.sweep()
     assert not committed.done()
@@ -221,7 +221,7 @@ async def test_a_charge_that_may_have_happened_is_never_given_up(ledger: Ledger,
     """Its waiter gets an error in time, but the row stays what it was: the database may have it already."""
     committed = ledger.put("r1")
     ledger.store.faults["settle"] = ["lost"] + ["refused"] * 6
-    await asyncio.sleep(0.05)
+    await ledger.store.called("settle", 3)
     ledger.clock.now_s += SETTLE_TIMEOUT_S
     ledger.writer.sweep()
     with pytest.raises(SettlementFailed):
@@ -236,7 +236,7 @@ async def test_a_slow_commit_stays_a_charge(ledger: Ledger, usage: Any) -> None:
     """It hung past the settle timeout, so its waiter got an error; that it worked in the end cannot be undone."""
     ledger.store.faults["settle"] = ["hang"]
     committed = ledger.put("r1")
-    await asyncio.sleep(0.02)
+    await ledger.store.called("settle")
     ledger.clock.now_s += SETTLE_TIMEOUT_S
     ledger.writer.sweep()
     with pytest.raises(SettlementFailed):
@@ -251,7 +251,7 @@ async def test_a_slow_refusal_gives_the_charge_up(ledger: Ledger, usage: Any) ->
     """A commit that hangs past the settle timeout and then fails for sure: the caller was told, nothing is charged."""
     ledger.store.faults["settle"] = ["hang, then refused"]
     committed = ledger.put("r1")
-    await asyncio.sleep(0.02)
+    await ledger.store.called("settle")
     ledger.clock.now_s += SETTLE_TIMEOUT_S
     ledger.writer.sweep()
     with pytest.raises(SettlementFailed):
@@ -265,7 +265,7 @@ async def test_a_charge_that_nobody_waits_for_is_never_given_up(ledger: Ledger, 
     """Of a caller that went away: what was produced is charged, however long the database is down."""
     ledger.put("r1").cancel()
     ledger.store.faults["settle"] = ["refused"] * 4
-    await asyncio.sleep(0.02)
+    await ledger.store.called("settle", 2)
     ledger.clock.now_s += 10 * SETTLE_TIMEOUT_S
     ledger.writer.sweep()
     await ledger.drained()
@@ -278,7 +278,7 @@ async def test_waiters_that_went_away_make_no_noise(ledger: Ledger, caplog: pyte
     ledger.store.faults["settle"] = ["refused"] * 3
     ledger.put("r1")
     ledger.put("r2").cancel()
-    await asyncio.sleep(0.02)
+    await ledger.store.called("settle", 2)
     ledger.clock.now_s += SETTLE_TIMEOUT_S
     ledger.writer.sweep()
     await ledger.drained()
@@ -299,7 +299,7 @@ async def test_health_ends_when_a_settlement_waits_too_long(ledger: Ledger) -> N
     assert ledger.writer.healthy
     ledger.store.faults["settle"] = ["hang"]
     committed = ledger.put("r1")
-    await asyncio.sleep(0.01)
+    await ledger.store.called("settle")
     assert ledger.writer.healthy
     ledger.clock.now_s += SETTLE_TIMEOUT_S
     assert not ledger.writer.healthy
@@ -314,7 +314,7 @@ async def test_drained_waits_for_what_is_queued(ledger: Ledger) -> None:
     ledger.store.faults["settle"] = ["hang"]
     ledger.put("r1")
     waiting = asyncio.ensure_future(ledger.writer.drained())
-    await asyncio.sleep(0.02)
+    await ledger.store.called("settle")
     assert not waiting.done()
     ledger.store.resume.set()
     await waiting
