@@ -279,3 +279,23 @@ async def test_a_second_sigint_ends_streams_at_once(launcher: Any, scripted_conf
     with closing(sqlite3.connect(f"file:{router.home / 'worldrouter.db'}?mode=ro", uri=True)) as books:
         query = "SELECT status, amount > 2000 FROM ledger WHERE ref = ?"
         assert books.execute(query, (stream.headers["x-request-id"],)).fetchall() == [("shutdown", 1)]
+
+
+async def test_a_core_that_drains_behind_an_edge(launcher: Any, scripted_config: str) -> None:
+    """SIGTERM to a core apart: its stream ends well through the edge, which turns unready and refuses new ones."""
+    router = await asyncio.to_thread(launcher.apart, scripted_config)
+    account = router.account(usd=10)
+    url = f"{router.base_url}/chat/completions"
+    asked = {"model": "scripted", "messages": [{"role": "user", "content": "one"}]}
+    slow = {**asked, "stream": True, "script": {"token_count": 100, "chunk_delay_ms": 20}}
+    headers = {"authorization": f"Bearer {account.key}"}
+    async with aiohttp.ClientSession(headers=headers) as session, session.post(url, json=slow) as stream:
+        await stream.content.readany()
+        router.process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        async with session.get(f"{router.http}/readyz") as ready:
+            assert ready.status == 503
+        async with session.post(url, json=asked) as refused:
+            assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert (await stream.read()).endswith(b"data: [DONE]\n\n")
+    assert await asyncio.to_thread(router.process.wait, 10) == 0

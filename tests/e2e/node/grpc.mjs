@@ -1,5 +1,5 @@
 // What a service in Node does with the protos and no stubs: typed chats, error details, money; prints JSON.
-// test_sdk_node.py judges it. Arguments: gRPC address, key, folder of the protos.
+// sdk/test_node.py judges it. Arguments: gRPC address, key, folder of the protos.
 import grpc from "@grpc/grpc-js";
 import loader from "@grpc/proto-loader";
 

@@ -1,4 +1,4 @@
-// What an application does with the openai SDK for Node; prints what it got as JSON. test_sdk_node.py judges it.
+// What an application does with the openai SDK for Node; prints what it got as JSON. sdk/test_node.py judges it.
 // Arguments: base URL, key, key of an account without money.
 import OpenAI from "openai";
 

@@ -13,7 +13,7 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 PROTOS = HERE.parents[1] / "protos"
 CALLS = [
     {"id": "call_a", "name": "get_weather", "arguments": '{"city": "Paris, the capital of France"}'},

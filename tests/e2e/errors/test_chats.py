@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import grpc
 import pytest
-from worldrouter.client import AsyncClient, error_info
-from worldrouter.v1.account_pb2 import CreateAccountRequest
-from worldrouter.v1.auth_pb2 import RevokeApiKeyRequest, RotateApiKeyRequest
-from worldrouter.v1.metering_pb2 import CreateTopUpRequest, GetUsageRecordRequest
+from worldrouter.client import AsyncClient
+from worldrouter.v1.auth_pb2 import RevokeApiKeyRequest
+from worldrouter.v1.chat_pb2 import (
+    ChatCompletionParams,
+    ChatMessage,
+    CreateChatCompletionRequest,
+    StreamChatCompletionRequest,
+)
 from worldrouter.v1.raw_chat_pb2 import CreateRawCompletionRequest, StreamRawCompletionRequest
-from worldrouter.v1.routing_pb2 import GetModelRequest
 
 C = grpc.StatusCode
 OPENAI_CHAT = 1
@@ -126,87 +127,8 @@ ROWS = [
 NEVER_STREAMED = ("bad stream", "stray stream_options")
 
 
-@dataclass(frozen=True)
-class Seen:
-    """A failure as a client saw it; `headers` over HTTP, `reason` over gRPC."""
-
-    status: int | grpc.StatusCode
-    message: str
-    code: str | None
-    param: str | None
-    request_id: str
-    reason: str = ""
-    type: str = ""
-    retry_after_s: float | None = None
-    more: dict[str, str] = field(default_factory=dict)
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
-
-
-@pytest.fixture
-async def service(scripted_router: Any) -> AsyncIterator[AsyncClient]:
-    """A gRPC client with the key of an ordinary account."""
-    async with AsyncClient(scripted_router.grpc, scripted_router.key, plaintext=True) as client:
-        yield client
-
-
 def bearer(key: str | None) -> dict[str, str]:
     return {} if key is None else {"authorization": f"Bearer {key}"}
-
-
-async def seen_over_http(answer: aiohttp.ClientResponse) -> Seen:
-    """The error of an answer, which is JSON with one request id, whatever it is."""
-    assert answer.content_type == "application/json"
-    error = (await answer.json())["error"]
-    assert answer.headers["x-request-id"] == error["request_id"]
-    known = {"message", "type", "param", "code", "request_id"}
-    assert known <= set(error)
-    retry_after = answer.headers.get("retry-after")
-    assert (answer.headers.get("x-should-retry") == "false") == (answer.status in (502, 504))
-    assert answer.headers.get("www-authenticate") == ("Bearer" if answer.status == 401 else None)
-    return Seen(
-        answer.status,
-        **{name: error[name] for name in known},
-        retry_after_s=None if retry_after is None else int(retry_after),
-        more={name: value for name, value in error.items() if name not in known},
-        headers=dict(answer.headers),
-    )
-
-
-async def post(session: aiohttp.ClientSession, router: Any, body: bytes, key: str | None) -> Seen:
-    async with session.post(f"{router.base_url}/chat/completions", data=body, headers=bearer(key)) as answer:
-        return await seen_over_http(answer)
-
-
-async def read_to_end(call: Any) -> None:
-    if not hasattr(call, "read"):
-        await call
-    while hasattr(call, "read") and await call.read() is not grpc.aio.EOF:
-        pass
-
-
-async def seen_over_grpc(call: Any) -> Seen:
-    """The error of a call; its request id is in the trailers too."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await read_to_end(call)
-    info = error_info(caught.value)
-    assert info is not None, caught.value
-    assert dict(caught.value.trailing_metadata())["x-request-id"] == info.request_id
-    return Seen(
-        caught.value.code(),
-        caught.value.details() or "",
-        info.code,
-        info.param,
-        info.request_id or "",
-        reason=info.reason,
-        retry_after_s=info.retry_after_s,
-        more={k: v for k, v in info.metadata.items() if k not in ("code", "param", "request_id")},
-    )
 
 
 def raw_unary(body: bytes) -> CreateRawCompletionRequest:
@@ -218,17 +140,15 @@ def raw_stream(body: bytes) -> StreamRawCompletionRequest:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-async def test_a_chat_that_fails(
-    scripted_router: Any, http: aiohttp.ClientSession, service: AsyncClient, row: Row
-) -> None:
+async def test_a_chat_that_fails(scripted_router: Any, service: AsyncClient, witness: Any, row: Row) -> None:
     """The row of the table over HTTP and over gRPC, streamed and not: one cause, one code, one message."""
     bodies = [row.body] if row.name in NEVER_STREAMED else [row.body, row.body.replace(b"{", b'{"stream": true, ', 1)]
     calls = [service.raw_chat.CreateRawCompletion(raw_unary(row.body))]
     if len(bodies) > 1:
         calls.append(service.raw_chat.StreamRawCompletion(raw_stream(bodies[1])))
     over_http, over_grpc = await asyncio.gather(
-        asyncio.gather(*(post(http, scripted_router, body, scripted_router.key) for body in bodies)),
-        asyncio.gather(*map(seen_over_grpc, calls)),
+        asyncio.gather(*(witness.post(body, scripted_router.key) for body in bodies)),
+        asyncio.gather(*map(witness.over_grpc, calls)),
     )
     for seen in over_http:
         assert (seen.status, seen.type, seen.code, seen.param) == (row.status, row.type, row.code, row.param)
@@ -239,6 +159,28 @@ async def test_a_chat_that_fails(
     assert len({seen.request_id for seen in (*over_http, *over_grpc)}) == 2 * len(bodies)
     assert [seen.message for seen in over_http] == [seen.message for seen in over_grpc]
     assert row.message in over_http[0].message
+
+
+TYPED = ("unknown model", "hidden model", "rejected upstream", "limited upstream", "upstream 500", "bad_json")
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.name in TYPED], ids=lambda row: row.name)
+async def test_a_typed_chat_that_fails(service: AsyncClient, witness: Any, row: Row) -> None:
+    """ChatService says of a failure what RawChatService says."""
+    asked = json.loads(row.body)
+    params = ChatCompletionParams(
+        model=asked["model"],
+        messages=[ChatMessage(**message) for message in asked["messages"]],
+        extra_json=json.dumps({"script": asked["script"]}) if "script" in asked else "",
+    )
+    for call in (
+        service.chat.CreateChatCompletion(CreateChatCompletionRequest(params=params)),
+        service.chat.StreamChatCompletion(StreamChatCompletionRequest(params=params)),
+    ):
+        seen = await witness.over_grpc(call)
+        assert (seen.status, seen.reason, seen.code, seen.param) == (row.grpc_code, row.reason, row.code, row.param)
+        assert seen.retry_after_s == row.retry_after_s
+        assert row.message in seen.message
 
 
 def keys(router: Any) -> dict[str, str | None]:
@@ -256,28 +198,28 @@ def keys(router: Any) -> dict[str, str | None]:
     }
 
 
-async def test_a_credential_that_is_none(scripted_router: Any, http: aiohttp.ClientSession) -> None:
+async def test_a_credential_that_is_none(scripted_router: Any, witness: Any, http: aiohttp.ClientSession) -> None:
     """401 with WWW-Authenticate, UNAUTHENTICATED with INVALID_API_KEY, for every kind of bad credential."""
     async with grpc.aio.insecure_channel(scripted_router.grpc) as channel:
         create = channel.unary_unary("/worldrouter.v1.RawChatService/CreateRawCompletion")
         for name, key in keys(scripted_router).items():
-            seen = await post(http, scripted_router, scripted(), key)
+            seen = await witness.post(scripted(), key)
             wanted = (401, "authentication_error", "invalid_api_key", None)
             assert (seen.status, seen.type, seen.code, seen.param) == wanted, name
             metadata = tuple(bearer(key).items())
-            by_grpc = await seen_over_grpc(create(raw_unary(scripted()).SerializeToString(), metadata=metadata))
+            by_grpc = await witness.over_grpc(create(raw_unary(scripted()).SerializeToString(), metadata=metadata))
             assert (by_grpc.status, by_grpc.reason) == (C.UNAUTHENTICATED, "INVALID_API_KEY"), name
             async with http.get(f"{scripted_router.base_url}/models", headers=bearer(key)) as answer:
-                assert (await seen_over_http(answer)).status == 401, name
+                assert (await witness.over_http(answer)).status == 401, name
 
 
-async def test_a_balance_that_is_too_low(scripted_router: Any, http: aiohttp.ClientSession) -> None:
+async def test_a_balance_that_is_too_low(scripted_router: Any, witness: Any) -> None:
     """402 and FAILED_PRECONDITION say what is missing, what the balance would buy, and where to top up."""
     account = scripted_router.account(usd=10)
     body = chat(model="dear", max_tokens=4000, n=3)
-    seen = [await post(http, scripted_router, body, account.key)]
+    seen = [await witness.post(body, account.key)]
     async with AsyncClient(scripted_router.grpc, account.key, plaintext=True) as client:
-        seen.append(await seen_over_grpc(client.raw_chat.CreateRawCompletion(raw_unary(body))))
+        seen.append(await witness.over_grpc(client.raw_chat.CreateRawCompletion(raw_unary(body))))
     assert (seen[0].status, seen[0].type, seen[0].code) == (402, "insufficient_balance", "insufficient_balance")
     assert (seen[1].status, seen[1].reason) == (C.FAILED_PRECONDITION, "INSUFFICIENT_BALANCE")
     for each in seen:
@@ -290,14 +232,16 @@ async def test_a_balance_that_is_too_low(scripted_router: Any, http: aiohttp.Cli
         assert "10000 output tokens" in each.message
 
 
-async def test_a_balance_that_running_requests_hold(scripted_router: Any, http: aiohttp.ClientSession) -> None:
+async def test_a_balance_that_running_requests_hold(
+    scripted_router: Any, witness: Any, http: aiohttp.ClientSession
+) -> None:
     """When only running requests hold the money, the 402 says when to try again; then it is admitted."""
     account = scripted_router.account(usd=10)
     slow = chat(model="dear", n=2, script={"head_delay_ms": 700})
     running = asyncio.create_task(_status(http, scripted_router, slow, account.key))
     while scripted_router.metric("worldrouter_held_nano_usd") < 8 * 10**9:  # noqa: ASYNC110  polled over HTTP
         await asyncio.sleep(0.02)
-    refused = await post(http, scripted_router, chat(model="dear", max_tokens=4000), account.key)
+    refused = await witness.post(chat(model="dear", max_tokens=4000), account.key)
     assert (refused.status, refused.retry_after_s) == (402, 1)
     assert await running == 200
     assert await _status(http, scripted_router, chat(model="dear", max_tokens=4000), account.key) == 200
@@ -309,89 +253,9 @@ async def _status(session: aiohttp.ClientSession, router: Any, body: bytes, key:
         return answer.status
 
 
-async def test_what_the_edge_refuses_itself(scripted_router: Any, http: aiohttp.ClientSession) -> None:
-    """Unknown routes, wrong methods, encoded and oversized bodies: JSON errors with an id, which need no key."""
-    base = scripted_router.base_url
-    cases: list[tuple[str, str, dict[str, Any], int, str]] = [
-        ("GET", "/nothing", {}, 404, "not_found"),
-        ("POST", "/models", {}, 405, "method_not_allowed"),
-        ("GET", "/chat/completions", {}, 405, "method_not_allowed"),
-        ("POST", "/chat/completions", {"data": io.BytesIO(b"x" * (10 * 2**20 + 1))}, 413, "request_too_large"),
-        (
-            "POST",
-            "/chat/completions",
-            {"data": b"x", "headers": {"content-encoding": "gzip"}},
-            415,
-            "unsupported_encoding",
-        ),
-    ]
-    for method, path, more, status, code in cases:
-        async with http.request(method, f"{base}{path}", **more) as answer:
-            seen = await seen_over_http(answer)
-            assert (seen.status, seen.code, seen.type) == (status, code, "invalid_request_error")
-            assert ("allow" in answer.headers) == (status == 405)
-
-
-async def test_what_the_http_parser_refuses(scripted_router: Any) -> None:
-    """A request that is not HTTP is a JSON 400 with an id that repeats none of its bytes."""
-    host, port = scripted_router.http.removeprefix("http://").split(":")
-    for junk in (b"NONSENSE\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\x00: secret-bytes\r\n\r\n"):
-        reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(junk)
-        answer = await asyncio.wait_for(reader.read(), 5)
-        writer.close()
-        head, _, body = answer.partition(b"\r\n\r\n")
-        assert head.split(b" ")[1] == b"400"
-        error = json.loads(body)["error"]
-        assert f"x-request-id: {error['request_id']}".encode() in head.lower()
-        assert b"secret-bytes" not in answer
-        assert b"NONSENSE" not in answer
-
-
-async def test_resources_that_are_not_there(
-    scripted_router: Any, http: aiohttp.ClientSession, service: AsyncClient
-) -> None:
-    """404 and NOT_FOUND for a model or a request that does not exist, or is another account's."""
-    async with http.get(f"{scripted_router.base_url}/models/no/such", headers=bearer(scripted_router.key)) as answer:
-        seen = await seen_over_http(answer)
-    assert (seen.status, seen.code) == (404, "not_found")
-    seen = await seen_over_grpc(service.routing.GetModel(GetModelRequest(model_id="no/such")))
-    assert (seen.status, seen.reason) == (C.NOT_FOUND, "NOT_FOUND")
-    stranger = scripted_router.account(usd=10)
-    async with AsyncClient(scripted_router.grpc, stranger.key, plaintext=True) as client:
-        answer = await client.raw_chat.CreateRawCompletion(raw_unary(scripted()))
-    request_id = answer.started.id.removeprefix("chatcmpl-")
-    seen = await seen_over_grpc(service.metering.GetUsageRecord(GetUsageRecordRequest(request_id=request_id)))
-    assert (seen.status, seen.reason) == (C.NOT_FOUND, "NOT_FOUND")
-
-
-async def test_what_a_key_may_not_call(service: AsyncClient) -> None:
-    """PERMISSION_DENIED with FORBIDDEN when a key calls what is the operator's."""
-    seen = await seen_over_grpc(service.accounts.CreateAccount(CreateAccountRequest(display_name="mine")))
-    assert (seen.status, seen.reason, seen.code) == (C.PERMISSION_DENIED, "FORBIDDEN", "forbidden")
-
-
-async def test_conflicts(scripted_router: Any) -> None:
-    """ABORTED for an idempotency key with another body or a revoked key's rotation, ALREADY_EXISTS for a taken id."""
-    account = scripted_router.account()
-    async with AsyncClient(scripted_router.grpc, scripted_router.operator_token, plaintext=True) as operator:
-        top_up = CreateTopUpRequest(account_id=account.id, amount_nano_usd=10 * 10**9, idempotency_key=account.id)
-        first = await operator.metering.CreateTopUp(top_up)
-        assert await operator.metering.CreateTopUp(top_up) == first
-        top_up.amount_nano_usd += 1
-        seen = await seen_over_grpc(operator.metering.CreateTopUp(top_up))
-        assert (seen.status, seen.reason, seen.code) == (C.ABORTED, "CONFLICT", "conflict")
-        await operator.auth.RevokeApiKey(RevokeApiKeyRequest(api_key_id=account.key_id))
-        seen = await seen_over_grpc(operator.auth.RotateApiKey(RotateApiKeyRequest(api_key_id=account.key_id)))
-        assert (seen.status, seen.reason) == (C.ABORTED, "CONFLICT")
-        taken = CreateAccountRequest(account_id=account.id, display_name="again")
-        seen = await seen_over_grpc(operator.accounts.CreateAccount(taken))
-        assert (seen.status, seen.reason) == (C.ALREADY_EXISTS, "ALREADY_EXISTS")
-
-
 @pytest.mark.parametrize("fault", ["cut", "error", "no_finish", "bad_json", "silence"])
 async def test_a_stream_that_fails_after_its_first_text(
-    scripted_router: Any, http: aiohttp.ClientSession, service: AsyncClient, fault: str
+    scripted_router: Any, http: aiohttp.ClientSession, service: AsyncClient, witness: Any, fault: str
 ) -> None:
     """An error event with the known request id ends the stream without [DONE]; over gRPC it is the status."""
     body = chat(stream=True, script={"fault": fault, "fault_after": 2})
@@ -408,6 +272,6 @@ async def test_a_stream_that_fails_after_its_first_text(
     assert error["request_id"] == answer.headers["x-request-id"]
     call = service.raw_chat.StreamRawCompletion(raw_stream(body))
     assert (await call.read()).HasField("started")
-    seen = await seen_over_grpc(call)
+    seen = await witness.over_grpc(call)
     assert seen.code == code
     assert ("x-request-id", seen.request_id) in tuple(await call.initial_metadata())
