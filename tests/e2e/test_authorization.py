@@ -143,7 +143,7 @@ async def test_every_route_with_every_credential(scripted_router: Any) -> None:
                     assert answer.status == wanted, (name, route)
 
 
-@pytest.mark.parametrize("topology", ["scripted_router", "scripted_apart"])
+@pytest.mark.parametrize("topology", ["scripted_router", pytest.param("scripted_apart", marks=pytest.mark.slow)])
 async def test_a_revoked_key_is_refused_and_its_streams_are_cut(request: pytest.FixtureRequest, topology: str) -> None:
     """Within two seconds of RevokeApiKey new requests are 401 and a running stream ends with that error."""
     router = request.getfixturevalue(topology)

@@ -23,7 +23,7 @@ from worldrouter.v1.chat_pb2 import (
 from worldrouter.v1.raw_chat_pb2 import CreateRawCompletionRequest, StreamRawCompletionRequest
 
 MODEL = "smollm2-135m-instruct"
-FEW = 6
+FEW = 5
 CITY = {"type": "object", "properties": {"city": {"type": "string", "enum": ["Paris", "Rome"]}}, "required": ["city"]}
 SUM = {
     "type": "object",
@@ -252,7 +252,7 @@ async def compare(ways: Ways, body: dict[str, Any], *, stream: bool) -> bool:
 async def test_a_few_questions(ways: Ways) -> None:
     """Text, tool calls, finish reasons, log probabilities and usage are the model's own, streamed or not by turns."""
     agreed = [await compare(ways, body_of(question), stream=at % 2 == 1) for at, question in enumerate(QUESTIONS[:FEW])]
-    assert sum(agreed) >= FEW - 3
+    assert sum(agreed) >= FEW - 1
 
 
 @pytest.mark.slow

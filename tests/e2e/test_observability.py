@@ -17,7 +17,7 @@ PROMPT = "an unmistakable prompt"
 ANSWER = "an unmistakable answer"
 
 
-@pytest.fixture(params=["scripted_router", "scripted_apart"])
+@pytest.fixture(params=["scripted_router", pytest.param("scripted_apart", marks=pytest.mark.slow)])
 def watched(request: pytest.FixtureRequest) -> Any:
     """A router in one process, and one apart."""
     return request.getfixturevalue(request.param)

@@ -180,6 +180,7 @@ def test_a_bad_setting(launcher: Any, config: str, says: tuple[str, ...]) -> Non
     assert not (home / "worldrouter.db").exists()
 
 
+@pytest.mark.slow
 def test_a_second_router_on_the_same_state(launcher: Any, scripted_config: str) -> None:
     """It is refused with the first one's pid, and leaves the first one's ready.json and database alone."""
     router = launcher.serve(scripted_config)
@@ -281,6 +282,7 @@ async def test_a_second_sigint_ends_streams_at_once(launcher: Any, scripted_conf
         assert books.execute(query, (stream.headers["x-request-id"],)).fetchall() == [("shutdown", 1)]
 
 
+@pytest.mark.slow
 async def test_a_core_that_drains_behind_an_edge(launcher: Any, scripted_config: str) -> None:
     """SIGTERM to a core apart: its stream ends well through the edge, which turns unready and refuses new ones."""
     router = await asyncio.to_thread(launcher.apart, scripted_config)
