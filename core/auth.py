@@ -34,7 +34,7 @@ LOAD_TIMEOUT_S = 2.0
 
 _PAGE_SIZE = 1000
 _CREDENTIAL_MAX_LENGTH = 512
-_TOKEN_MIN_LENGTH = 32
+TOKEN_MIN_LENGTH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class OperatorCredential:
     account_id: str
 
     def __post_init__(self) -> None:
-        if len(self.token) < _TOKEN_MIN_LENGTH:
-            raise ValueError(f"the operator's token needs at least {_TOKEN_MIN_LENGTH} characters")
+        if len(self.token) < TOKEN_MIN_LENGTH:
+            raise ValueError(f"the operator's token needs at least {TOKEN_MIN_LENGTH} characters")
 
 
 class Authenticator:

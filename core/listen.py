@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import stat
 from ipaddress import ip_address
 from pathlib import Path
@@ -46,7 +47,7 @@ def listen(server: grpc.aio.Server, settings: CoreSettings, tls: TlsSettings) ->
     where = f"{address}:{settings.grpc_port}"
     refuse_taken(settings.host, settings.grpc_port)
     try:
-        if tls.cert_file:
+        if tls.cert_file or tls.key_file or tls.client_ca_file:
             port = server.add_secure_port(where, _credentials(tls))
         else:
             _require_loopback(settings.host)
@@ -83,12 +84,27 @@ def _require_loopback(host: str) -> None:
 
 
 def _credentials(tls: TlsSettings) -> grpc.ServerCredentials:
+    """The server's certificate and whose clients it takes. BadSettings: the gRPC library does not say what is wrong."""
+    for name in ("cert_file", "key_file"):
+        if not getattr(tls, name):
+            raise BadSettings(f"tls.{name} is not set, but another setting of tls is")
     try:
         pair = (Path(tls.key_file).read_bytes(), Path(tls.cert_file).read_bytes())
         authority = Path(tls.client_ca_file).read_bytes() if tls.client_ca_file else None
+        check = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        check.load_cert_chain(tls.cert_file, tls.key_file, _no_password)
+        if authority is not None:
+            check.load_verify_locations(tls.client_ca_file)
+    except ssl.SSLError as error:
+        raise BadSettings(f"tls: {tls.cert_file}, {tls.key_file}, {tls.client_ca_file}: {error.reason}") from None
     except OSError as error:
         raise BadSettings(f"tls: {error.filename}: {error.strerror}") from None
     return grpc.ssl_server_credentials([pair], root_certificates=authority, require_client_auth=authority is not None)
+
+
+def _no_password() -> str:
+    """OpenSSL would ask the terminal for the password of an encrypted key."""
+    return ""
 
 
 def _listen_on_socket(server: grpc.aio.Server, path: Path) -> None:

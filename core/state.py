@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from pathlib import Path
 
 from core.apikeys import Peppers
+from core.auth import TOKEN_MIN_LENGTH
 from core.home import Home
 from core.settings import BadSettings
 
@@ -14,8 +16,11 @@ _SECRET_BYTES = 32
 
 
 def operator_token(home: Home) -> str:
-    """The operator's credential. BadSettings when others may read its file; OSError."""
-    return _secret(home.operator_token)
+    """The operator's credential. BadSettings when others may read its file, or it is too short; OSError."""
+    token = _secret(home.operator_token)
+    if len(token) < TOKEN_MIN_LENGTH:
+        raise BadSettings(f"{home.operator_token}: a token has at least {TOKEN_MIN_LENGTH} characters")
+    return token
 
 
 def peppers(home: Home) -> Peppers:
@@ -36,13 +41,18 @@ def peppers(home: Home) -> Peppers:
 
 
 def _secret(file: Path, first: str = "") -> str:
-    """The content of a file that only its owner may read; made when it does not exist."""
+    """The content of a file that only its owner may read; made when it does not exist, whole or not at all."""
+    if not file.exists():
+        made = file.with_name(f"{file.name}.{os.getpid()}")
+        made.unlink(missing_ok=True)
+        with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+            out.write(first + secrets.token_hex(_SECRET_BYTES) + "\n")
+        with contextlib.suppress(FileExistsError):  # another process was faster: its secret is everybody's
+            os.link(made, file)
+        made.unlink()
+    if file.stat().st_mode & 0o077:
+        raise BadSettings(f"{file} holds a secret and may be read by others: chmod 600 it")
     try:
-        made = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        if file.stat().st_mode & 0o077:
-            raise BadSettings(f"{file} holds a secret and may be read by others: chmod 600 it") from None
         return file.read_text().strip()
-    with os.fdopen(made, "w") as out:
-        out.write(first + secrets.token_hex(_SECRET_BYTES) + "\n")
-    return file.read_text().strip()
+    except UnicodeDecodeError:
+        raise BadSettings(f"{file} is not text") from None
