@@ -8,6 +8,8 @@ from typing import TextIO
 
 import msgspec
 
+from core.line_writer import LineWriter
+
 DELAY_S = 0.1
 
 
@@ -45,7 +47,7 @@ class AccessLog:
     JSON for machines, a short readable form for a terminal.
     """
 
-    def __init__(self, out: TextIO, *, readable: bool) -> None:
+    def __init__(self, out: TextIO | LineWriter, *, readable: bool) -> None:
         self._out = out
         self._encode = msgspec.json.Encoder().encode
         self._line = self._text if readable else self._json

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from core.catalog import Model
 from core.envelope import Envelope
@@ -16,6 +16,9 @@ from core.ratios import TextRatios
 
 MIN_LOWERED_TOKENS = 1_024
 """An output limit that the caller did not set is lowered to what the balance can pay, but not below this."""
+
+SLACK_TOKENS = 4_096
+"""What a provider may count beyond the bytes of a request: templates, hidden instructions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +64,20 @@ class Admission:
         """Hold what the request can cost at most.
 
         InsufficientBalance when the account cannot pay; where the caller set no output limit, the limit is first
-        lowered to what it can pay.
+        lowered to what it can pay. A limit beyond what the model can write is lowered to that.
         """
         ratio = self._ratios.of(model.id)
         input_tokens = int(envelope.text_bytes / ratio.low) + envelope.media * model.max_image_tokens + 1
         per_choice = min(envelope.max_output or model.max_output_tokens, model.max_output_tokens)
-        estimate = Estimate(input_tokens, envelope.choices * per_choice)
+        capped = model.max_output_tokens if (envelope.max_output or 0) > model.max_output_tokens else None
+        estimate = Estimate(
+            input_tokens,
+            envelope.choices * per_choice,
+            most_input_tokens=envelope.body_bytes + envelope.media * model.max_image_tokens + SLACK_TOKENS,
+            most_output_tokens=2 * envelope.choices * model.max_output_tokens + SLACK_TOKENS,
+        )
         try:
-            return Reserved(await self._hold(account_id, model, estimate), estimate)
+            return Reserved(await self._hold(account_id, model, estimate), estimate, capped)
         except OutOfFunds as funds:
             affordable = affordable_output_tokens(
                 model.price, nano_usd=funds.payable_nano_usd, input_tokens=input_tokens
@@ -76,7 +85,7 @@ class Admission:
             lowered = affordable // envelope.choices
             if envelope.max_output is not None or lowered < MIN_LOWERED_TOKENS:
                 raise self._insufficient(model, estimate, funds, affordable) from None
-        estimate = Estimate(input_tokens, envelope.choices * lowered)
+        estimate = replace(estimate, output_tokens=envelope.choices * lowered)
         try:
             return Reserved(await self._hold(account_id, model, estimate), estimate, lowered)
         except OutOfFunds as funds:

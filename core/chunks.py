@@ -11,6 +11,8 @@ leave only when the charge is committed.
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
@@ -26,6 +28,8 @@ _EMPTY = (_NULL, Raw(b'""'))
 _ROLE = Raw(b'"assistant"')
 _TAIL_USAGE = b',"usage":null}'
 _DONE = b"[DONE]"
+_ESCAPES = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<half>u[dD][89a-fA-F]..)|.)", re.DOTALL)
+"""JSON's escapes: a pair of surrogates, half of one, any other."""
 _OBJECT = Raw(b'"chat.completion.chunk"')
 
 
@@ -114,7 +118,7 @@ class ChunkRewriter:
             return
         if b"\n" in data:  # of several data lines; it stands between tokens, as JSON has none in its strings
             data = data.replace(b"\n", b" ")
-        chunk = _read(data)
+        chunk, data = _read(data)
         if chunk.choices:
             self._push_choices(data, chunk, chunk.choices, out)
         if chunk.usage is not UNSET and chunk.usage != _NULL:
@@ -263,16 +267,32 @@ class ChunkRewriter:
         finishing.append(last)
 
 
-def _read(data: bytes) -> _Chunk:
+def _read(data: bytes) -> tuple[_Chunk, bytes]:
+    """The chunk, and its JSON: mended where an upstream cut a character in two."""
+    try:
+        chunk = _decode(data)
+    except msgspec.DecodeError:
+        data = _ESCAPES.sub(_without_half, data)
+        try:
+            chunk = _decode(data)
+        except msgspec.DecodeError:
+            raise UpstreamFailed("The upstream sent a chunk that is not one.") from None
+    if chunk.error != _NULL:
+        raise UpstreamFailed("The upstream reported an error in the middle of its answer.")
+    return chunk, data
+
+
+def _decode(data: bytes) -> _Chunk:
     try:
         if not data.isascii():
             data.decode()
-        chunk = _chunk_decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return _chunk_decoder.decode(data)
+    except (RecursionError, UnicodeDecodeError):
         raise UpstreamFailed("The upstream sent a chunk that is not one.") from None
-    if chunk.error != _NULL:
-        raise UpstreamFailed("The upstream reported an error in the middle of its answer.")
-    return chunk
+
+
+def _without_half(escape: re.Match[bytes]) -> bytes:
+    return escape[0] if escape["half"] is None else rb"\ufffd"
 
 
 def _text_bytes(delta: _Delta) -> int:

@@ -53,6 +53,7 @@ class Dispatch:
         "_providers",
         "_reply",
         "_stream",
+        "_taken",
         "_total_deadline_s",
         "attempts",
         "endpoint",
@@ -83,6 +84,7 @@ class Dispatch:
         self._reply: Reply | None = None
         self._error: WorldRouterError | None = None
         self.endpoint: Endpoint | None = None
+        self._taken = False
         self.attempts = 0
         self.waited_s = 0.0
 
@@ -100,6 +102,7 @@ class Dispatch:
                 if self._error is not None or not may_fail_over(error):
                     raise
                 failure = error
+                self._taken = False  # what failed is free
         raise failure
 
     async def _call(self, endpoint: Endpoint) -> None:
@@ -133,11 +136,13 @@ class Dispatch:
         self._deadline_s = math.inf
         self.waited_s += self._clock() - began_s
 
+    def is_overdue(self, now_s: float) -> bool:
+        """Whether the request has taken longer than any may take."""
+        return now_s > self._total_deadline_s
+
     def check(self, now_s: float) -> None:
         """End the request if the upstream has taken too long; called a few times a second."""
-        if now_s > self._total_deadline_s:
-            self.fail(UpstreamTimeout("The answer took longer than a request may take."))
-        elif now_s > self._deadline_s:
+        if now_s > self._deadline_s:
             self.fail(UpstreamTimeout("The upstream did not answer in time."), final=False)
 
     def fail(self, error: WorldRouterError, *, final: bool = True) -> None:
@@ -147,11 +152,17 @@ class Dispatch:
         if self._reply is not None:
             self._reply.fail(error)
 
+    @property
+    def taken(self) -> bool:
+        """Whether an upstream may have taken the request."""
+        return self._taken or (self._reply is not None and self._reply.sent)
+
     def close(self) -> None:
         """Release the upstream's connection. Idempotent."""
         self._close_reply()
 
     def _close_reply(self) -> None:
         if self._reply is not None:
+            self._taken = self._taken or self._reply.sent
             self._reply.close()
             self._reply = None

@@ -43,8 +43,11 @@ class Engine:
         *,
         observe: Callable[[AccessRecord], None],
         client_gone: tuple[type[BaseException], ...],
+        on_fatal: Callable[[], None],
     ) -> None:
+        """`on_fatal` is called when a task ends that must not: the process cannot go on."""
         self._settings = settings
+        self._on_fatal = on_fatal
         self._store = store
         self._core_id = "core_" + ids.new()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -108,13 +111,14 @@ class Engine:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.critical("A background task ended", exc_info=error)
+            _log.critical("A background task ended; so must this process", exc_info=error)
+            self._on_fatal()
 
     async def _maintain_leases(self) -> None:
         renewed_s = time.monotonic()
         every_s = self._settings.money.lease_ttl_s / RENEWALS_PER_TTL
         while True:
-            await asyncio.sleep(MAINTENANCE_S)
+            await asyncio.sleep(min(MAINTENANCE_S, every_s))
             self.escrow.give_back_idle()
             if time.monotonic() - renewed_s < every_s:
                 continue

@@ -25,7 +25,6 @@ _Fields = dict[str, msgspec.Raw]
 _decoder = msgspec.json.Decoder(_Fields)
 _encoder = msgspec.json.Encoder()
 _NULL, _TRUE, _FALSE = msgspec.Raw(b"null"), msgspec.Raw(b"true"), msgspec.Raw(b"false")
-_SCHEMA_FIELDS = ("tools", "functions", "response_format")
 _MEDIA_TYPES = frozenset({"image_url", "input_audio", "file"})
 """Types of parts whose content, the field of the same name, is no text."""
 _ASKING = msgspec.Raw(b'{"include_usage":true}')
@@ -54,8 +53,9 @@ _integer_decoder = msgspec.json.Decoder(int)
 class Envelope(msgspec.Struct, frozen=True):
     """What the router needs to know of a chat request.
 
-    `max_output` is the caller's output limit in tokens, None when it set none. `text_bytes` counts the input
-    that becomes text, base64 payloads left out; `media` counts images, sounds and files.
+    `max_output` is the caller's output limit in tokens, None when it set none. `body_bytes` is the size
+    of it all, `text_bytes` without the `media` images, sounds and files: which of the fields a provider shows to
+    its model is its own affair, so all of them count.
     """
 
     model: str
@@ -63,6 +63,7 @@ class Envelope(msgspec.Struct, frozen=True):
     include_usage: bool
     choices: int
     max_output: int | None
+    body_bytes: int
     text_bytes: int
     media: int
     ignored: tuple[str, ...]
@@ -71,7 +72,8 @@ class Envelope(msgspec.Struct, frozen=True):
     """The caller's `stream_options`, asking for usage."""
 
     def upstream_body(self, *, model: str, stream: bool, limit: tuple[str, int] | None) -> bytes:
-        """The body for an upstream that calls the model so; `limit` sets an output limit of ours.
+        """The body for an upstream that calls the model so; `limit` sets an output limit of ours, in this
+        field or in the caller's own.
 
         A stream always asks for usage.
         """
@@ -81,7 +83,10 @@ class Envelope(msgspec.Struct, frozen=True):
             fields["stream"] = _TRUE
             fields["stream_options"] = self.asking_options
         if limit is not None:
-            fields[limit[0]] = msgspec.Raw(b"%d" % limit[1])
+            name, tokens = limit
+            given = [field for field in LIMIT_FIELDS if field in fields and fields[field] != _NULL]
+            for field in given or (name,):
+                fields[field] = msgspec.Raw(b"%d" % tokens)
         return _encoder.encode(fields)
 
 
@@ -97,7 +102,7 @@ def _read(body: bytes) -> Envelope:
     fields = _decode(body)
     ignored = _remove_redirections(fields)
     stream = _boolean(fields, "stream")
-    text_bytes, media = _input_size(fields)
+    media_bytes, media = _media(fields)
     include_usage, asking_options = _stream_options(fields, stream)
     return Envelope(
         model=_model(fields),
@@ -105,7 +110,8 @@ def _read(body: bytes) -> Envelope:
         include_usage=include_usage,
         choices=_integer(fields, "n", most=MAX_CHOICES) or 1,
         max_output=_output_limit(fields),
-        text_bytes=text_bytes,
+        body_bytes=len(body),
+        text_bytes=len(body) - media_bytes,
         media=media,
         ignored=ignored,
         fields=fields,
@@ -214,22 +220,15 @@ def _stream_options(fields: _Fields, stream: bool) -> tuple[bool, msgspec.Raw]:
     return False, msgspec.Raw(_encoder.encode(options))
 
 
-def _input_size(fields: _Fields) -> tuple[int, int]:
-    """Bytes of text and count of media in what the model reads: messages, tools, schema."""
+def _media(fields: _Fields) -> tuple[int, int]:
+    """Bytes and count of the images, sounds and files in the messages; all other bytes are text."""
     raw = fields.get("messages")
     if raw is None:
         raise InvalidRequest("messages is required.", param="messages", code="missing_required_parameter")
     if not _is_filled_array(raw):
         raise InvalidRequest("messages must be a non-empty array.", param="messages", code="invalid_type")
-    text_bytes = _size(raw)
-    for name in _SCHEMA_FIELDS:
-        if name in fields:
-            text_bytes += _size(fields[name])
-    media = 0
-    for part in _media_parts(raw):
-        text_bytes -= _size(getattr(part, part.type))
-        media += 1
-    return text_bytes, media
+    parts = _media_parts(raw)
+    return sum(_size(getattr(part, part.type)) for part in parts), len(parts)
 
 
 def _size(raw: msgspec.Raw) -> int:

@@ -15,13 +15,17 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from core.errors import ServiceUnavailable
-from storage.interfaces import AccountStore, LeaseStore, Missing, StoreError
+from storage.interfaces import AccountStore, LeaseStore, Missing, StoreError, StoreUnavailable
 from storage.records import Lease
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+REPEAT_AFTER_S = (0.02, 0.1, 0.3)
+"""Pauses before a change of a lease is tried again; together less than an admission may take."""
 
 
 class EscrowStore(AccountStore, LeaseStore, Protocol):
@@ -321,8 +325,10 @@ class Escrow:
         """Whether the account could pay for it; None when the lease is closed."""
         chunk = self._settings.chunk_nano_usd
         try:
-            got = await self._store.extend(
-                lease_id=lease.id, seq=lease.seq + 1, want_nano_usd=want, chunk_nano_usd=chunk
+            got = await _repeated(
+                lambda: self._store.extend(
+                    lease_id=lease.id, seq=lease.seq + 1, want_nano_usd=want, chunk_nano_usd=chunk
+                )
             )
         except Missing:
             return None
@@ -334,13 +340,15 @@ class Escrow:
         lease_id = self._new_lease_id()
         self._changing.add(lease_id)
         try:
-            return await self._store.acquire(
-                lease_id=lease_id,
-                account_id=account_id,
-                core_id=self._core_id,
-                want_nano_usd=want,
-                chunk_nano_usd=self._settings.chunk_nano_usd,
-                ttl_s=self._settings.lease_ttl_s,
+            return await _repeated(
+                lambda: self._store.acquire(
+                    lease_id=lease_id,
+                    account_id=account_id,
+                    core_id=self._core_id,
+                    want_nano_usd=want,
+                    chunk_nano_usd=self._settings.chunk_nano_usd,
+                    ttl_s=self._settings.lease_ttl_s,
+                )
             )
         finally:
             self._changing.discard(lease_id)
@@ -369,6 +377,16 @@ class Escrow:
             await self._store.close_lease(lease.id)
         finally:
             self._changing.discard(lease.id)
+
+
+async def _repeated(change: Callable[[], Awaitable[T]]) -> T:
+    """Make a change of a lease, again if the store fails or its reply is lost: all of them are safe to repeat."""
+    for pause_s in REPEAT_AFTER_S:
+        try:
+            return await change()
+        except StoreUnavailable:
+            await asyncio.sleep(pause_s)
+    return await change()
 
 
 def _take(account: _Account, amount_nano_usd: int) -> Hold:

@@ -6,6 +6,7 @@ An exchange is driven by an RPC handler. All its waiting happens in `admit`, `co
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -32,6 +33,8 @@ from core.usage import NO_TOKENS, TokenCounts
 if TYPE_CHECKING:
     from core.pipeline import Pipeline
 
+LAST_WORDS_S = 2.0
+"""How long the handler of a request that was cut has to say so, before its RPC is cancelled."""
 MAX_ANSWER_BYTES = 64 << 20
 
 
@@ -44,6 +47,8 @@ class Exchange:
         self._body = body
         self._received_s = pipeline.clock()
         self._cut: tuple[Status, WorldRouterError] | None = None
+        self._cut_s = 0.0
+        self._task: asyncio.Task[object] | None = None
         self._first_token_s: float | None = None
         self._lowered: int | None = None
         self._most_output = 0
@@ -191,7 +196,7 @@ class Exchange:
         assert rewriter is not None
         if self._cut is not None:
             raise self._cut[1]
-        self.tokens = rewriter.usage or self._estimated(rewriter.text_bytes)
+        self.tokens = self._counted(rewriter)
         last = rewriter.finish(self.tokens)
         self.finish_reasons = rewriter.reasons()
         await self._settle()
@@ -201,11 +206,14 @@ class Exchange:
 
     def cut(self, status: Status, error: WorldRouterError) -> None:
         """End the exchange from outside: the handler's pending or next wait raises this."""
-        self._cut = self._cut or (status, error)
+        if self._cut is None:
+            self._cut = (status, error)
+            self._cut_s = self._pipeline.clock()
         if self.dispatch is not None:
             self.dispatch.fail(error)
 
     def __enter__(self) -> Self:
+        self._task = asyncio.current_task()
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
@@ -215,11 +223,23 @@ class Exchange:
         self._end(self._status_of(error, client_gone=client_gone), reason)
         self._pipeline.closed(self, self._record("client_gone" if client_gone else "refused", reason))
 
+    def check(self, now_s: float) -> None:
+        """Enforce the time limits; called a few times a second. Never waits."""
+        if self.dispatch is not None and self._cut is None:
+            if self.dispatch.is_overdue(now_s):
+                self.cut("timeout", UpstreamTimeout("The answer took longer than a request may take."))
+            else:
+                self.dispatch.check(now_s)
+        elif self._cut is not None and now_s - self._cut_s > LAST_WORDS_S:
+            self.abandon()
+
     def abandon(self) -> None:
-        """Settle what was produced by a `cut` exchange whose handler hangs: its caller does not read."""
-        if self._cut is not None:
+        """Settle what was produced by a `cut` exchange whose handler hangs, because its caller does not read."""
+        if self._cut is not None and self._task is not None:
             status, error = self._cut
             self._end(status, error.reason)
+            self._task.cancel()
+            self._task = None
 
     def _end(self, status: Status, reason: str) -> None:
         if self.dispatch is not None:
@@ -234,7 +254,7 @@ class Exchange:
         dispatch, model = self._admitted()
         assert self._meter is not None
         committed = self._meter.finish(self._outcome("complete", ""))
-        if not self.tokens.estimated and self._envelope is not None:
+        if self._meter.is_telling(self.tokens) and self._envelope is not None:
             self._pipeline.ratios.of(model.id).learn(
                 text_bytes=0 if self._envelope.media else self._envelope.text_bytes,
                 output_bytes=self._produced_bytes(),
@@ -268,14 +288,18 @@ class Exchange:
         A failure of the upstream, or the end of this process, before the first token is free; a caller that goes
         away pays for the input. What the upstream reported before the end is counted, what came later estimated.
         """
-        if self.dispatch is None or self.dispatch.attempts == 0 or status in FREE_STATUSES:
+        if self.dispatch is None or not self.dispatch.taken or status in FREE_STATUSES:
             return NO_TOKENS
         if self._first_token_s is None and status not in ("client_gone", "revoked"):
             return NO_TOKENS
-        reported = self._rewriter.usage if self._rewriter is not None else None
-        if self._rewriter is None or reported is None:
-            return self._estimated(self._produced_bytes())
-        later = self._output_tokens(self._rewriter.text_bytes - self._rewriter.counted_bytes)
+        return self._counted(self._rewriter) if self._rewriter is not None else self._estimated(0)
+
+    def _counted(self, rewriter: ChunkRewriter) -> TokenCounts:
+        """What a stream has come to: as the upstream reported it, and an estimate of what it said after that."""
+        reported = rewriter.usage
+        if reported is None:
+            return self._estimated(rewriter.text_bytes)
+        later = self._output_tokens(rewriter.text_bytes - rewriter.counted_bytes)
         if later == 0:
             return reported
         completion = reported.completion + later

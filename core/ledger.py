@@ -34,7 +34,7 @@ class SettlementFailed(ServiceUnavailable):
 @dataclasses.dataclass(slots=True)
 class _Row:
     """A settlement on its way. `attempted` while a commit of it runs, `doubtful` once one may have happened,
-    `void` when its charge was given up."""
+    `void` when its charge was given up, `refused` when its caller was told that it failed."""
 
     settlement: Settlement
     receipt: Receipt
@@ -43,6 +43,7 @@ class _Row:
     attempted: bool = False
     doubtful: bool = False
     void: bool = False
+    refused: bool = False
 
 
 class LedgerWriter:
@@ -68,6 +69,7 @@ class LedgerWriter:
         self._settle_timeout_s = settle_timeout_s
         self._jitter = jitter
         self._queue: deque[_Row] = deque()
+        self._refunds: list[Settlement] = []
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -109,10 +111,31 @@ class LedgerWriter:
                 self._queue.popleft()
             for row in batch:
                 row.receipt.on_commit()
+                if row.refused and not row.void:
+                    self._refunds.append(row.settlement)
                 _resolve(row.committed, None)
+            await self._refund()
             if not self._queue:
                 self._wake.clear()
                 self._idle.set()
+
+    async def _refund(self) -> None:
+        """Give back what was committed after all, too late for the caller, who was told to try again."""
+        while self._refunds:
+            settlement = self._refunds[0]
+            try:
+                record = await self._store.usage_record(settlement.request_id)
+                if record is not None and record.settlement.amount_nano_usd > 0:
+                    await self._store.adjust(
+                        ref=f"refund-{settlement.request_id}",
+                        account_id=settlement.account_id,
+                        amount_nano_usd=record.settlement.amount_nano_usd,
+                        note="the charge of an answer that could not be delivered",
+                    )
+            except StoreError as error:
+                _log.error("A charge could not be given back, trying again: %s", error)
+                return
+            del self._refunds[0]
 
     async def _commit(self, batch: list[_Row]) -> None:
         backoff_s = _FIRST_BACKOFF_S
@@ -131,10 +154,16 @@ class LedgerWriter:
             except Exception:
                 _log.exception("The ledger could not be written, trying again")
             else:
-                self._observe_commit(len(batch), self._clock() - started_s)
+                self._told(len(batch), self._clock() - started_s)
                 return
             await asyncio.sleep(backoff_s * (0.5 + self._jitter() / 2))
             backoff_s = min(backoff_s * 2, _LAST_BACKOFF_S)
+
+    def _told(self, rows: int, seconds: float) -> None:
+        try:
+            self._observe_commit(rows, seconds)
+        except Exception:
+            _log.exception("A commit could not be counted")
 
     def sweep(self) -> None:
         """Give up on answers that have waited too long for their commit; called a few times a second.
@@ -149,6 +178,7 @@ class LedgerWriter:
                 continue
             if not (row.attempted or row.doubtful):
                 self._void(row)
+            row.refused = row.refused or not row.committed.done()
             _resolve(row.committed, SettlementFailed("The charge could not be recorded in time.", retry_after_s=1))
 
     def _void(self, row: _Row) -> None:

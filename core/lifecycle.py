@@ -40,11 +40,15 @@ class StopSignals:
 
     def _caught(self, which: signal.Signals) -> None:
         if which is signal.SIGINT:
-            self._interrupts += 1
-            self._shorten(HURRIED_DRAIN_S if self._interrupts == 1 else 0.0)
+            self.hurry()
         else:
             self._shorten(self._drain_s)
         self._on_signal(which)
+
+    def hurry(self) -> None:
+        """What SIGINT does: requests in flight have HURRIED_DRAIN_S, at the second time none."""
+        self._interrupts += 1
+        self._shorten(HURRIED_DRAIN_S if self._interrupts == 1 else 0.0)
 
     def _shorten(self, drain_s: float) -> None:
         deadline_s = time.monotonic() + drain_s

@@ -43,14 +43,20 @@ class SettlementQueue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a request was admitted with: tokens of input, and of output over all choices at most."""
+    """What a request was admitted with: tokens of input, and of output over all choices at most.
+
+    The hold is sized by these. What is beyond `most_input_tokens` (a token is a byte at least) or far beyond what
+    the model can write no upstream has counted.
+    """
 
     input_tokens: int
     output_tokens: int
+    most_input_tokens: int
+    most_output_tokens: int
 
     def is_absurd(self, tokens: TokenCounts) -> bool:
         """Whether reported usage is beyond anything that this request can have used."""
-        return tokens.prompt > 16 * (self.input_tokens + 1_024) or tokens.completion > 2 * self.output_tokens + 1_024
+        return tokens.prompt > self.most_input_tokens or tokens.completion > self.most_output_tokens
 
 
 @dataclass(slots=True)
@@ -115,6 +121,10 @@ class Meter:
             self.committed = self._queue.put(self.settlement, self)
         return self.committed
 
+    def is_telling(self, tokens: TokenCounts) -> bool:
+        """Whether these counts are an upstream's own, and possible."""
+        return not tokens.estimated and not self._estimate.is_absurd(tokens)
+
     def on_commit(self) -> None:
         """The settlement is durable."""
         if self._hold is not None:
@@ -130,9 +140,11 @@ class Meter:
         cost = cost_nano_usd(self._model.price, tokens)
         if self._hold is None:
             return 0, cost
+        beyond = 0
         if self._estimate.is_absurd(tokens):
-            cost = min(cost, self._hold.amount_nano_usd)
-        return self._escrow.charge(self._hold, cost)
+            beyond = max(cost - self._hold.amount_nano_usd, 0)
+        charge, shortfall = self._escrow.charge(self._hold, cost - beyond)
+        return charge, shortfall + beyond
 
     def _settlement(self, outcome: Outcome, tokens: TokenCounts, charge: int, shortfall: int) -> Settlement:
         return Settlement(

@@ -91,8 +91,7 @@ class Pipeline:
         """End what has taken too long by now."""
         now_s = self.clock()
         for exchange in tuple(self._running):
-            if exchange.dispatch is not None:
-                exchange.dispatch.check(now_s)
+            exchange.check(now_s)
         self.ledger.sweep()
 
     def cut_key(self, key_id: str) -> None:

@@ -8,7 +8,11 @@ from core.usage import TokenCounts
 
 _STEP = 0.02
 _PERCENTILE = 0.05
-_LEAST, _MOST = 0.25, 16.0
+_LEAST, _MOST = 1.0, 8.0
+_LEAST_MEAN, _MOST_MEAN = 2.5, 6.0
+"""Estimates stay within these whatever was seen: one account's odd requests must not price those of others."""
+_TELLING_INPUT_BYTES, _TELLING_OUTPUT_BYTES = 1_024, 256
+"""Shorter texts say more of a provider's template than of the text."""
 
 
 @dataclass(slots=True)
@@ -25,16 +29,20 @@ class TextRatio:
 
     def learn(self, *, text_bytes: int, output_bytes: int, tokens: TokenCounts) -> None:
         """Take in a request whose usage the upstream reported."""
-        if tokens.prompt > 0 and text_bytes > 0:
+        if tokens.prompt > 0 and text_bytes >= _TELLING_INPUT_BYTES:
             seen = min(max(text_bytes / tokens.prompt, _LEAST), _MOST)
             below = seen < self.low
             self.low *= 1 - _STEP * (1 - _PERCENTILE) if below else 1 + _STEP * _PERCENTILE
-            self.low = min(max(self.low, 0.25), 8.0)
-            self.mean_input += _STEP * (seen - self.mean_input)
+            self.low = min(max(self.low, _LEAST), _MOST)
+            self.mean_input = _toward(self.mean_input, seen)
         visible = tokens.completion - tokens.reasoning
-        if visible > 0 and output_bytes > 0:
+        if visible > 0 and output_bytes >= _TELLING_OUTPUT_BYTES:
             seen = min(max(output_bytes / visible, _LEAST), _MOST)
-            self.mean_output += _STEP * (seen - self.mean_output)
+            self.mean_output = _toward(self.mean_output, seen)
+
+
+def _toward(mean: float, seen: float) -> float:
+    return min(max(mean + _STEP * (seen - mean), _LEAST_MEAN), _MOST_MEAN)
 
 
 @dataclass(slots=True)

@@ -30,6 +30,7 @@ from core.engine import LAST_WORDS_S
 from core.home import Home, Ready, WorkerProcess
 from core.inprocess import InProcessServer
 from core.lifecycle import StopSignals
+from core.line_writer import LineWriter
 from core.listen import CannotListen, refuse_taken
 from core.logs import log_to
 from core.server import (
@@ -78,7 +79,7 @@ def run(config: Path | None, home: Home, overrides: Mapping[str, object]) -> int
         edge = load_settings(_edge_table(config), os.environ, {**http_port, **host})
         of_core = {name: value for name, value in overrides.items() if name not in ("http_port", "host")}
         settings = with_presets(load(config, os.environ, of_core), os.environ)
-        log_to(sys.stderr, secrets=provider_secrets(settings, os.environ))
+        log_to(LineWriter(sys.stderr), secrets=provider_secrets(settings, os.environ))
         serve = _alone if settings.core.workers == 1 else _keep_workers
         uvloop.run(serve(settings, edge, home))
     except REFUSALS as error:
@@ -149,7 +150,7 @@ async def work(order: Order, report: Callable[[Started], None]) -> None:
     """Be one of several workers until a signal; `report` is called once it serves. Raises REFUSALS."""
     settings, home = order.settings, Home(Path(order.home))
     edge_settings = msgspec.convert(order.edge, EdgeSettings)
-    log_to(sys.stderr, secrets=provider_secrets(settings, os.environ))
+    log_to(LineWriter(sys.stderr), secrets=provider_secrets(settings, os.environ))
     signals = StopSignals(settings.timeouts.drain_s)
     async with AsyncExitStack() as last:
         report(await _start(settings, edge_settings, home, signals, last, first_key=order.first_key, shared=True))
@@ -169,7 +170,7 @@ async def _start(
     shared: bool = False,
 ) -> Started:
     """Start core, edge and admin port; `last` stops them. `shared` is the HTTP port. Raises REFUSALS."""
-    core = await CoreServer.start(settings, home, os.environ, starting_balance=True)
+    core = await CoreServer.start(settings, home, os.environ, starting_balance=True, on_fatal=signals.hurry)
     last.push_async_callback(core.stop, signals.left_s)
     inside = InProcessServer()
     core.guard.install(inside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import logging
@@ -37,6 +38,7 @@ from core.guard import Guard
 from core.home import Home
 from core.ids import IdSource
 from core.lifecycle import StopSignals
+from core.line_writer import LineWriter
 from core.listen import CannotListen, listen, make_server
 from core.logs import log_to
 from core.metrics import Metrics
@@ -74,12 +76,20 @@ class CoreServer:
     `guard` holds the wrapped handlers, for an in-process server beside the port.
     """
 
-    def __init__(self, settings: Settings, home: Home, store: Store, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        home: Home,
+        store: Store,
+        environment: Mapping[str, str],
+        on_fatal: Callable[[], None],
+    ) -> None:
         self._settings = settings
         self._store = store
         self._ids = IdSource(_clock_us, os.urandom)
         self._peppers = state.peppers(home)
-        self._access_log = AccessLog(sys.stderr, readable=sys.stderr.isatty())
+        self._lines = LineWriter(sys.stderr)
+        self._access_log = AccessLog(self._lines, readable=self._lines.isatty())
         self._client = configured.http_client(settings)
         self._catalog = configured.catalog(settings)
         self._health = HealthServicer()
@@ -96,6 +106,7 @@ class CoreServer:
             self.metrics,
             observe=self._observe,
             client_gone=CLIENT_GONE,
+            on_fatal=on_fatal,
         )
         self._authenticator = Authenticator(
             store,
@@ -111,12 +122,21 @@ class CoreServer:
 
     @classmethod
     async def start(
-        cls, settings: Settings, home: Home, environment: Mapping[str, str], *, starting_balance: bool
+        cls,
+        settings: Settings,
+        home: Home,
+        environment: Mapping[str, str],
+        *,
+        starting_balance: bool,
+        on_fatal: Callable[[], None],
     ) -> CoreServer:
-        """Open the database and serve. BadSettings, CannotListen, StoreError, with nothing left open."""
+        """Open the database and serve. BadSettings, CannotListen, StoreError, with nothing left open.
+
+        `on_fatal` is called when the core cannot go on; `stop` should follow.
+        """
         store = await open_store(database_url(settings, home))
         try:
-            server = cls(settings, home, store, environment)
+            server = cls(settings, home, store, environment, on_fatal)
             server.grpc_port = listen(server._server, settings.core, settings.tls)
             await server._make_default_account(starting_balance=starting_balance)
             await server._authenticator.refresh()
@@ -165,10 +185,8 @@ class CoreServer:
 
     async def _make_default_account(self, *, starting_balance: bool) -> None:
         account_id = self._settings.core.default_account
-        try:
+        with contextlib.suppress(Duplicate):
             await self._store.create_account(account_id, "Default account", "user")
-        except Duplicate:
-            return
         amount = self._settings.money.starting_balance_nano_usd
         if starting_balance and amount:
             await self._store.adjust(
@@ -195,6 +213,7 @@ class CoreServer:
         await self._server.stop(0)
         await self._store.close()
         self._access_log.flush()
+        self._lines.close()
 
 
 def settle_in_memory() -> None:
@@ -218,7 +237,7 @@ def run(config: Path | None, home: Home, overrides: Mapping[str, object]) -> int
     """`worldrouter core`: serve until a signal; the exit status."""
     try:
         settings = load(config, os.environ, overrides)
-        log_to(sys.stderr, secrets=provider_secrets(settings, os.environ))
+        log_to(LineWriter(sys.stderr), secrets=provider_secrets(settings, os.environ))
         uvloop.run(_serve(settings, home))
     except (BadSettings, CannotListen, StoreError, OSError) as error:
         sys.stderr.write(f"worldrouter core: {error}\n")
@@ -228,7 +247,7 @@ def run(config: Path | None, home: Home, overrides: Mapping[str, object]) -> int
 
 async def _serve(settings: Settings, home: Home) -> None:
     signals = StopSignals(settings.timeouts.drain_s)
-    server = await CoreServer.start(settings, home, os.environ, starting_balance=False)
+    server = await CoreServer.start(settings, home, os.environ, starting_balance=False, on_fatal=signals.hurry)
     admin = await AdminServer.start([server.registry], settings.core.admin_host, settings.core.admin_port)
     settle_in_memory()
     _log.info("serving gRPC on %s:%d, metrics on %s", settings.core.host, server.grpc_port, admin.url)

@@ -15,6 +15,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 MAX_WORKERS = 64
+_MAX_NANO_USD = 10**15
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+SecondsOrNone = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+LeaseSeconds = Annotated[float, msgspec.Meta(ge=1, le=3_600)]
+NanoUsd = Annotated[int, msgspec.Meta(ge=0, le=_MAX_NANO_USD)]
+SomeNanoUsd = Annotated[int, msgspec.Meta(ge=1, le=_MAX_NANO_USD)]
+BasisPoints = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
 
 
 class BadSettings(Exception):
@@ -56,23 +64,23 @@ class DatabaseSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 class TimeoutSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Time limits in seconds."""
 
-    admission_s: float = 2.0
-    connect_s: float = 5.0
-    first_token_s: float = 60.0
-    between_chunks_s: float = 60.0
-    total_s: float = 900.0
-    settle_s: float = 5.0
-    drain_s: float = 600.0
+    admission_s: Seconds = 2.0
+    connect_s: Seconds = 5.0
+    first_token_s: Seconds = 60.0
+    between_chunks_s: Seconds = 60.0
+    total_s: Seconds = 900.0
+    settle_s: Seconds = 5.0
+    drain_s: SecondsOrNone = 600.0
 
 
 class MoneySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Amounts in nanodollars. `chunk_nano_usd` is the usual lease of a core on an account."""
 
-    min_top_up_nano_usd: int = 10_000_000_000
-    fee_basis_points: int = 500
-    starting_balance_nano_usd: int = 5_000_000_000
-    chunk_nano_usd: int = 1_000_000_000
-    lease_ttl_s: float = 30.0
+    min_top_up_nano_usd: SomeNanoUsd = 10_000_000_000
+    fee_basis_points: BasisPoints = 500
+    starting_balance_nano_usd: NanoUsd = 5_000_000_000
+    chunk_nano_usd: SomeNanoUsd = 1_000_000_000
+    lease_ttl_s: LeaseSeconds = 30.0
 
 
 class EmbeddedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

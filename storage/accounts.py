@@ -48,7 +48,7 @@ class SqlAccounts(OverDatabase):
         if before is not None:
             statement = statement.where(tuple_(*order) < before)
         statement = statement.order_by(*(column.desc() for column in order)).limit(limit)
-        return [Account(*row) for row in await self._db.rows(statement)]
+        return [Account(*row) for row in await self._db.listed(statement)]
 
     async def balance(self, account_id: str) -> Balance | None:
         """What the account has, in one snapshot; None when there is no such account.

@@ -67,6 +67,8 @@ class Database(ABC):
         # One settle at a time: it has a connection of its own, on SQLite the only one that writes.
         self._settling = self._writing if self.single_core else asyncio.Semaphore(1)
         self._reading = asyncio.Semaphore(reader_count)
+        # Lists get half of the readers, so that no caller's lists keep the keys' poll or a balance waiting.
+        self._listing = asyncio.Semaphore(max(reader_count // 2, 1))
         self._jitter = jitter
         self._running: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
@@ -111,6 +113,11 @@ class Database(ABC):
             return (await connection.execute(statement)).all()
 
         return await self.read(work)
+
+    async def listed(self, statement: AnySelect) -> Sequence[AnyRow]:
+        """The rows of a SELECT that may be long."""
+        async with self._listing:
+            return await self.rows(statement)
 
     async def write(self, work: Work[T]) -> T:
         """Run `work` in one transaction and commit it. `work` may run again when nothing was changed."""

@@ -56,7 +56,7 @@ class SqlKeys(OverDatabase):
             statement = statement.where(api_keys.c.account_id == account_id)
         if before is not None:
             statement = statement.where(tuple_(*order) < before)
-        return [_api_key(row) for row in await self._db.rows(statement)]
+        return [_api_key(row) for row in await self._db.listed(statement)]
 
     async def keys_changed_since(self, seq: int, limit: int) -> list[ApiKey]:
         """Keys of a greater seq, ascending by it."""

@@ -111,12 +111,12 @@ class SqlLedger(OverDatabase):
         newest = [_newest(select(*_ENTRY).where(branch), before_id, limit) for branch in branches]
         both = union_all(*(select(branch.subquery()) for branch in newest)).subquery()
         statement = select(both).order_by(both.c.id.desc()).limit(limit)
-        return [LedgerEntry(*row) for row in await self._db.rows(statement)]
+        return [LedgerEntry(*row) for row in await self._db.listed(statement)]
 
     async def usage_records(self, account_id: str, *, before_id: int | None, limit: int) -> list[UsageRecord]:
         """Usage entries of the account, newest first."""
         own = select(ledger).where(ledger.c.debit_account == account_id, ledger.c.kind == "usage")
-        return [_usage_record(row) for row in await self._db.rows(_newest(own, before_id, limit))]
+        return [_usage_record(row) for row in await self._db.listed(_newest(own, before_id, limit))]
 
     async def usage_record(self, request_id: str) -> UsageRecord | None:
         """The usage entry of a request; None when there is none."""

@@ -29,6 +29,11 @@ class Head:
 class Reply(Protocol):
     """One call to the upstream, from the moment it is sent."""
 
+    @property
+    def sent(self) -> bool:
+        """Whether the upstream may have taken the request: it was written to a connection."""
+        ...
+
     async def head(self) -> Head:
         """Wait for status and headers; once. Raises ConnectFailed, UpstreamFailed, or the error of `fail`."""
         ...

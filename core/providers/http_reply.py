@@ -25,6 +25,7 @@ class HttpReply:
         "_unread_bytes",
         "_waiter",
         "pieces",
+        "sent",
     )
 
     def __init__(self, dial: Callable[[HttpReply], None], head: bytes, body: bytes) -> None:
@@ -39,6 +40,7 @@ class HttpReply:
         self._broken: UpstreamFailed | None = None  # raised once the pieces are read
         self._failure: Exception | None = None  # raised at once
         self._waiter: asyncio.Future[None] | None = None
+        self.sent = False
 
     async def head(self) -> Head:
         """See `Reply.head`."""
@@ -87,6 +89,7 @@ class HttpReply:
         assert self._request is not None, "the answer has begun"
         self._dialling = None
         self._connection = connection
+        self.sent = True
         connection.start(self, *self._request)
 
     def begun(self, head: Head) -> None:

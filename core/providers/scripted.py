@@ -47,6 +47,11 @@ class ScriptedReply:
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
 
+    @property
+    def sent(self) -> bool:
+        """See `Reply.sent`."""
+        return self._plan.script.fault is not Fault.CONNECT_FAILED
+
     async def head(self) -> Head:
         """See `Reply.head`."""
         script = self._plan.script

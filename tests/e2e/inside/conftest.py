@@ -52,7 +52,7 @@ async def inside(tmp_path: Path) -> AsyncIterator[InsideRouter]:
     home.create()
     await migrate(database_url(settings, home))
     async with AsyncExitStack() as last:
-        core = await CoreServer.start(settings, home, {}, starting_balance=True)
+        core = await CoreServer.start(settings, home, {}, starting_balance=True, on_fatal=lambda: None)
         last.push_async_callback(core.stop, lambda: 0.0)
         server = InProcessServer()
         core.guard.install(server)
