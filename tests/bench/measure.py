@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from dataclasses import dataclass
 
@@ -32,6 +31,8 @@ class Row:
     cpu_us_per_request: float | None
     cpu_us_per_chunk: float | None
     cpus_used: float
+    others_part: float
+    """The part of the measured core's time that other programs had; 0 where the load shares the core."""
     requests_per_s: float
     chunks_per_s: float
     latency_ms: Spread | None
@@ -46,7 +47,8 @@ class Row:
 def measure(case: Case, system: System, round_: int, cores: Cores) -> Row:
     """One run. Raises LoadFailed."""
     plan = case.plan_for(system)
-    result, cpu_s, probes = run_load(plan, system.pids, system.loops if case.probed else (), cores)
+    run = run_load(plan, system, cores, probed=case.probed)
+    result, cpu_s = run.result, run.cpu_s
     errors = result.errors or int(result.requests == 0)
     return Row(
         case=case.name,
@@ -55,11 +57,12 @@ def measure(case: Case, system: System, round_: int, cores: Cores) -> Row:
         cpu_us_per_request=None if case.probed else _per(1e6 * cpu_s, result.requests),
         cpu_us_per_chunk=None if case.probed else _per(1e6 * cpu_s, result.chunks),
         cpus_used=round(cpu_s / result.window_s, 4),
+        others_part=_others_part(run, system, cores),
         requests_per_s=round(result.requests / result.window_s, 1),
         chunks_per_s=round(result.chunks / result.window_s, 1),
         latency_ms=result.latency_ms,
         first_token_ms=result.first_token_ms,
-        probe_ms=max(probes, key=lambda found: found.most, default=None),
+        probe_ms=max(run.probes, key=lambda found: found.most, default=None),
         requests=result.requests,
         errors=errors,
         samples=result.samples or ["no request was answered"] * errors,
@@ -70,28 +73,49 @@ def _per(amount: float, count: int) -> float | None:
     return round(amount / count, 3) if count else None
 
 
-def run_load(
-    plan: Plan, pids: tuple[int, ...], loops: tuple[tuple[int, int], ...], cores: Cores
-) -> tuple[Result, float, list[Spread]]:
-    """(what the load generator says, CPU seconds of `pids` and their descendants, what the probes say). LoadFailed."""
-    before = after = None
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the load generator found, and what the kernel counted meanwhile."""
+
+    result: Result
+    cpu_s: float
+    """Of the system's processes and their descendants."""
+    busy_s: float
+    """Of the measured core, whoever used it."""
+    probes: list[Spread]
+    """One for each event loop of the system."""
+
+
+def run_load(plan: Plan, system: System, cores: Cores, *, probed: bool = False) -> Run:
+    """One run of the load generator against a system. Raises LoadFailed."""
+    marks: list[tuple[dict[tuple[int, int], int], float]] = []
     probes: list[subprocess.Popen[bytes]] = []
-    result = b""
+    said = b""
     with _module(cores, "load", msgspec.json.encode(plan).decode()) as load:
         assert load.stdout is not None
-        for line in load.stdout:
-            if line == b"start\n":
-                before = processes.cpu_ns(pids)
+        for said in load.stdout:
+            if said in (b"start\n", b"end\n"):
+                marks.append((processes.cpu_ns(system.pids), processes.busy_s(cores.measured)))
+            if said == b"start\n" and probed:
                 seconds = str(plan.window_s - PROBE_MARGIN_S)
-                probes = [_module(cores, "probe", str(port), str(pid), seconds) for port, pid in loops]
-            elif line == b"end\n":
-                after = processes.cpu_ns(pids)
-            else:
-                result = line
+                probes = [_module(cores, "probe", str(port), str(pid), seconds) for port, pid in system.loops]
     found = [_spread(probe) for probe in probes]
-    if not result or before is None or after is None:
+    if load.returncode or len(marks) != 2:
         raise LoadFailed(f"the load generator ended with status {load.returncode}")
-    return msgspec.json.decode(result, type=Result), processes.cpu_between_s(before, after), found
+    (cpu_before, busy_before), (cpu_after, busy_after) = marks
+    return Run(
+        result=msgspec.json.decode(said, type=Result),
+        cpu_s=processes.cpu_between_s(cpu_before, cpu_after),
+        busy_s=busy_after - busy_before,
+        probes=found,
+    )
+
+
+def _others_part(run: Run, system: System, cores: Cores) -> float:
+    if cores.measured == cores.load:
+        return 0.0
+    measured_s = 0.0 if system.on_load_core else run.cpu_s
+    return round(max(run.busy_s - measured_s, 0.0) / run.result.window_s, 3)
 
 
 def _module(cores: Cores, name: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -99,7 +123,7 @@ def _module(cores: Cores, name: str, *arguments: str) -> subprocess.Popen[bytes]
         [PYTHON, "-m", f"tests.bench.{name}", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores.load),
+        preexec_fn=processes.bound(cores.load),
     )
 
 

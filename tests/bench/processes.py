@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-from collections.abc import Iterable
+import signal
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 NS_PER_S = 10**9
 KIB = 1024
+PR_SET_PDEATHSIG = 1
+"""From linux/prctl.h."""
 
 
 class NoAccounting(Exception):
     """This kernel does not account CPU time per thread; the message says what is missing."""
+
+
+def bound(cores: Iterable[int]) -> Callable[[], None]:
+    """For Popen's `preexec_fn`: the child runs on these CPUs alone, and ends when its parent does, in any way."""
+    libc = ctypes.CDLL(None)
+    pinned = frozenset(cores)
+
+    def bind() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        os.sched_setaffinity(0, pinned)
+
+    return bind
 
 
 def tree(roots: Iterable[int]) -> set[int]:
@@ -54,6 +70,18 @@ def cpu_ns(roots: Iterable[int]) -> dict[tuple[int, int], int]:
 def cpu_between_s(before: dict[tuple[int, int], int], after: dict[tuple[int, int], int]) -> float:
     """CPU seconds used between two readings of `cpu_ns`; a thread that ended between them is not counted."""
     return sum(ns - before.get(thread, 0) for thread, ns in after.items()) / NS_PER_S
+
+
+def busy_s(cores: Iterable[int]) -> float:
+    """Time that these CPUs were not idle since the start of the machine, to 10 ms; stolen time too (proc_stat(5))."""
+    wanted = {f"cpu{core}" for core in cores}
+    busy = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *ticks = line.split()
+        if name in wanted:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, ticks[:8])
+            busy += user + nice + system + irq + softirq + steal
+    return busy / os.sysconf("SC_CLK_TCK")
 
 
 def require_accounting() -> None:

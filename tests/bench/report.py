@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 
 from tests.bench.cases import Case
 from tests.bench.measure import Row
@@ -14,6 +15,8 @@ from tests.bench.summary import Summary
 from tests.bench.systems import DIRECT, Cores
 
 MB = 1e6
+QUIET_PART = 0.05
+"""A machine on which other programs have more than that of the router's core is not quiet enough."""
 Cell = Callable[[Summary], str]
 
 
@@ -43,11 +46,17 @@ class Report:
         """Wrong, incomplete or missing answers; the figures count only without any."""
         return sum(summary.errors for summary in self.summaries)
 
+    @property
+    def others_part(self) -> float:
+        """How much of the measured core other programs had: the median of all runs, between 0 and 1."""
+        return median(row.others_part for row in self.rows)
+
     def as_json(self) -> dict[str, object]:
         """Everything, the single runs included."""
         return {
             "machine": _machine(self.cores),
             "rounds": self.rounds,
+            "others_part": self.others_part,
             "errors": self.errors,
             "cases": {case.name: case.title for case in self.cases},
             "summaries": [asdict(summary) for summary in self.summaries],
@@ -59,7 +68,11 @@ class Report:
         """Tables for a terminal or a README."""
         parts = [self._cpu(), self._latency(), self._stalls(), self._memory()]
         machine = ", ".join(f"{name} {value}" for name, value in _machine(self.cores).items())
-        closing = f"Medians of {self.rounds} rounds, taken in turns; {self.errors} errors. Machine: {machine}."
+        closing = (
+            f"Medians of {self.rounds} rounds, taken in turns; {self.errors} errors. Machine: {machine}. "
+            f"Other programs had {self.others_part:.0%} of the router's core"
+            + ("." if self.others_part < QUIET_PART else ": times are too long and 99th percentiles mean little.")
+        )
         return "\n\n".join([*(part for part in parts if part), closing]) + "\n"
 
     def _cpu(self) -> str:

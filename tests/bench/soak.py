@@ -11,7 +11,7 @@ import msgspec
 
 from tests.bench import processes
 from tests.bench.measure import LoadFailed, run_load
-from tests.bench.plan import Plan, Result
+from tests.bench.plan import Plan
 from tests.bench.systems import APART, TOGETHER, Cores, DidNotStart, Machinery, System
 
 MB = 1e6
@@ -74,7 +74,7 @@ class Soak:
     def _load(self, plan: Plan) -> int:
         """Run one load for no longer than there is time; how many requests it was."""
         plan = msgspec.structs.replace(plan, window_s=max(self._left_s(), 0.1))
-        result: Result = run_load(plan, self._system.pids, (), self._cores)[0]
+        result = run_load(plan, self._system, self._cores).result
         self._left += result.left
         self._errors += result.errors
         self.samples += result.samples

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.bench import answers
+from tests.bench import answers, processes
 
 DIRECT, FLOOR, TOGETHER, APART = "direct", "bare proxy", "one process", "edge + core"
 ROOT = Path(__file__).parents[2]
@@ -65,6 +65,7 @@ class System:
     key: str
     pids: tuple[int, ...]
     loops: tuple[tuple[int, int], ...]
+    on_load_core: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Machinery:
         """Start these systems, the upstream in any case. Raises DidNotStart."""
         self.upstream, pid = self._module("upstream", self.cores.load)
         makers: Mapping[str, Callable[[], System]] = {
-            DIRECT: lambda: System(DIRECT, self.upstream, _KEY, (pid,), ((self.upstream, pid),)),
+            DIRECT: lambda: System(DIRECT, self.upstream, _KEY, (pid,), ((self.upstream, pid),), True),
             FLOOR: self._floor,
             TOGETHER: self._together,
             APART: self._apart,
@@ -177,7 +178,6 @@ class Machinery:
 
     def _run(self, command: list[str], said: Path, cores: frozenset[int] | None = None) -> subprocess.Popen[bytes]:
         """Start a program, pinned; what it says goes to a file."""
-        pinned = cores or self.cores.measured
         with said.open("wb") as output:
             process = subprocess.Popen(
                 command,
@@ -185,7 +185,7 @@ class Machinery:
                 env=_environment(),
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                preexec_fn=lambda: os.sched_setaffinity(0, pinned),
+                preexec_fn=processes.bound(cores or self.cores.measured),
             )
         self._running.append(process)
         return process
