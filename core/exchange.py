@@ -232,14 +232,15 @@ class Exchange:
                 self.dispatch.check(now_s)
         elif self._cut is not None and now_s - self._cut_s > LAST_WORDS_S:
             self.abandon()
+            if self._task is not None:
+                self._task.cancel()
+                self._task = None
 
     def abandon(self) -> None:
         """Settle what was produced by a `cut` exchange whose handler hangs, because its caller does not read."""
-        if self._cut is not None and self._task is not None:
+        if self._cut is not None:
             status, error = self._cut
             self._end(status, error.reason)
-            self._task.cancel()
-            self._task = None
 
     def _end(self, status: Status, reason: str) -> None:
         if self.dispatch is not None:

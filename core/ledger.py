@@ -159,9 +159,9 @@ class LedgerWriter:
             await asyncio.sleep(backoff_s * (0.5 + self._jitter() / 2))
             backoff_s = min(backoff_s * 2, _LAST_BACKOFF_S)
 
-    def _told(self, rows: int, seconds: float) -> None:
+    def _told(self, rows: int, took_s: float) -> None:
         try:
-            self._observe_commit(rows, seconds)
+            self._observe_commit(rows, took_s)
         except Exception:
             _log.exception("A commit could not be counted")
 

@@ -237,4 +237,4 @@ async def test_a_model_with_its_own_image_size_is_held_for_that(gate: Gate) -> N
     image = {"type": "image_url", "image_url": {"url": "x"}}
     body = {"model": "m", "messages": [{"role": "user", "content": [image]}], "max_tokens": 1}
     small = replace(model(), max_image_tokens=10)
-    assert (await gate.reserve(read_envelope(json.dumps(body).encode()), small)).estimate.input_tokens < 60
+    assert (await gate.reserve(read_envelope(json.dumps(body).encode()), small)).estimate.input_tokens < 80

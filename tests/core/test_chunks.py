@@ -583,3 +583,14 @@ def test_no_bytes_break_it(data: bytes, frame: bytes) -> None:
         pass
     for each in out:
         json.loads(each)
+
+
+@pytest.mark.parametrize("half", [r"\ud83d", r"\ude00", r"\ud83d\ud83d", r"\ude00\ud83d"])
+def test_half_a_character_is_no_broken_stream(half: str) -> None:
+    """Upstreams cut an emoji in two; what cannot be decoded becomes U+FFFD, whole pairs stay."""
+    rewriter, out = ChunkRewriter(completion_id="c", model="m", created_s=1, include_usage=False), []
+    text = r"\\ud83d " + half + r" \ud83d\ude00"
+    chunk = '{"id":"x","created":1,"model":"u","choices":[{"index":0,"delta":{"role":"assistant","content":"%s"}}]}'
+    rewriter.push((chunk % text).encode(), out)
+    content = json.loads(out[0])["choices"][0]["delta"]["content"]
+    assert content == "\\ud83d " + "\ufffd" * (len(half) // 6) + " \U0001f600"

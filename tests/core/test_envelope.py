@@ -385,11 +385,16 @@ def measured(messages: Any, **rest: Any) -> tuple[int, int]:
 
 
 def test_text_counts() -> None:
-    """All that the model reads: messages, tools, the schema of the answer."""
+    """All that a model may be shown: messages, tools, the schema of the answer, fields that we do not know."""
     bare, _ = measured([{"role": "user", "content": ""}])
-    for rest in ({"tools": ["x" * 1_000]}, {"response_format": "x" * 1_000}, {"functions": ["x" * 1_000]}):
+    for rest in (
+        {"tools": ["x" * 1_000]},
+        {"response_format": "x" * 1_000},
+        {"functions": ["x" * 1_000]},
+        {"unknown": "x" * 1_000},
+    ):
         found, media = measured([{"role": "user", "content": "y" * 500}], **rest)
-        assert 1_500 <= found - bare <= 1_510
+        assert 1_500 <= found - bare <= 1_530
         assert media == 0
 
 

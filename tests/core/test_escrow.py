@@ -411,12 +411,21 @@ async def test_closing_returns_everything(escrow: Escrow, store: Any, fund: Fund
         await fund(account, 100 * USD)
         escrow.release(await escrow.hold(account, 5))
     await fund("c", 100 * USD)
-    store.faults["acquire"] = ["lost"]
+    store.faults["acquire"] = ["lost"] * 4
     with pytest.raises(ServiceUnavailable):
         await escrow.hold("c", 5)
     await escrow.close()
     assert [await available(store, account) for account in "abc"] == [100 * USD] * 3
     assert {state for (state,) in rows("SELECT state FROM leases")} == {"closed"}
+
+
+async def test_a_lost_reply_is_asked_for_again(escrow: Escrow, store: Any, fund: Fund, rows: Rows) -> None:
+    """An acquisition whose answer got lost is repeated under the same id: no money is locked, no caller refused."""
+    await fund("a", 5 * USD)
+    store.faults["acquire"] = ["lost"]
+    escrow.release(await escrow.hold("a", 3 * USD))
+    assert len(rows("SELECT id FROM leases")) == 1
+    assert await available(store) == 2 * USD
 
 
 # Renewal
@@ -503,7 +512,7 @@ async def test_a_lease_that_nobody_knows_is_closed_at_the_next_renewal(
 ) -> None:
     """The answer to its acquisition got lost: renewed for ever, its money would be stuck."""
     await fund("a", 3 * USD)
-    store.faults["acquire"] = ["lost"]
+    store.faults["acquire"] = ["lost"] * 4
     with pytest.raises(ServiceUnavailable):
         await escrow.hold("a", USD)
     assert await available(store) == 2 * USD

@@ -124,7 +124,19 @@ async def test_absurd_usage_is_charged_within_the_hold(router: Any, usage: dict[
     row = await router.row()
     held = (row["prompt_tokens"] if row["prompt_tokens"] < 10**6 else 0) * IN
     assert held <= row["amount_nano_usd"] <= 100 * IN + 100 * OUT
-    assert row["shortfall_nano_usd"] == 0
+    assert (
+        row["shortfall_nano_usd"]
+        == (10**7) * (IN if usage["prompt_tokens"] == 10**7 else OUT)
+        + 3 * (OUT if usage["prompt_tokens"] == 10**7 else IN)
+        - row["amount_nano_usd"]
+    )
+
+
+async def test_usage_beyond_the_hold_that_is_possible_is_charged(router: Any) -> None:
+    """A field that we do not know may make a model write more than it was asked for: that is no free answer."""
+    await router.unary({"max_tokens": 1, "script": {"usage": usage_of(3, 5_000)}})
+    row = await router.row()
+    assert (row["amount_nano_usd"], row["shortfall_nano_usd"]) == (3 * IN + 5_000 * OUT, 0)
 
 
 async def test_hidden_reasoning_that_ate_the_limit_is_charged(router: Any) -> None:
@@ -394,9 +406,12 @@ async def test_removed_fields_are_announced(router: Any) -> None:
 
 
 async def test_what_was_learned_of_a_model_sizes_its_next_hold(router: Any) -> None:
-    """Settled usage teaches bytes per token; estimates and images teach nothing."""
+    """Settled usage teaches bytes per token; estimates, images and a few words teach nothing."""
     before = router.pipeline.ratios.of("m").mean_input
     await router.unary({"script": {"usage_mode": "missing"}})
     assert router.pipeline.ratios.of("m").mean_input == before
     await router.unary({})
+    assert router.pipeline.ratios.of("m").mean_input == before  # too short to tell
+    long = [{"role": "user", "content": "words " * 500}]
+    await router.unary({"messages": long, "script": {"usage": usage_of(600, 3)}})
     assert router.pipeline.ratios.of("m").mean_input != before

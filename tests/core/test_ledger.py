@@ -232,8 +232,9 @@ async def test_a_charge_that_may_have_happened_is_never_given_up(ledger: Ledger,
     assert ledger.receipts["r1"] == Receipt(commits=1)
 
 
-async def test_a_slow_commit_stays_a_charge(ledger: Ledger, usage: Any) -> None:
-    """It hung past the settle timeout, so its waiter got an error; that it worked in the end cannot be undone."""
+async def test_a_charge_that_came_too_late_is_given_back(ledger: Ledger, usage: Any, rows: Rows) -> None:
+    """It hung past the settle timeout, so its waiter got an error: the row stays, and so does its refund, once."""
+    ledger.store.faults["adjust"] = ["refused"]
     ledger.store.faults["settle"] = ["hang"]
     committed = ledger.put("r1")
     await ledger.store.called("settle")
@@ -245,6 +246,11 @@ async def test_a_slow_commit_stays_a_charge(ledger: Ledger, usage: Any) -> None:
     await ledger.drained()
     assert usage() == {"r1": [100, 3, "complete", ""]}
     assert ledger.receipts["r1"] == Receipt(commits=1)
+    await ledger.put("r2")
+    async with asyncio.timeout(5):
+        while not (found := rows("SELECT amount FROM ledger WHERE ref = 'refund-r1'")):  # noqa: ASYNC110 - a database
+            await asyncio.sleep(0.01)
+    assert found == [(100,)]
 
 
 async def test_a_slow_refusal_gives_the_charge_up(ledger: Ledger, usage: Any) -> None:

@@ -12,6 +12,7 @@ from core.call import Call, Caller, Role
 from core.catalog import Model, price_of
 from core.escrow import Escrow, EscrowSettings, Hold, _OpenLease
 from core.meter import Estimate, Meter, Outcome, Status
+from core.money import cost_nano_usd
 from core.usage import TokenCounts
 from storage.records import Settlement
 
@@ -56,7 +57,7 @@ class Metered:
             model=MODEL,
             streamed=True,
             hold=None if held is None else Hold("acct", self.lease, held),
-            estimate=estimate or Estimate(input_tokens=50, output_tokens=75),
+            estimate=estimate or Estimate(50, 75, most_input_tokens=2_000, most_output_tokens=5_000),
             escrow=Escrow(
                 store, core_id="core_1", settings=EscrowSettings(), clock=lambda: 0.0, new_lease_id=lambda: "x"
             ),
@@ -142,16 +143,16 @@ async def test_a_cost_above_the_hold_takes_what_the_lease_has_free() -> None:
 @pytest.mark.parametrize(
     "absurd",
     [
-        TokenCounts(prompt=16 * (50 + 1_024) + 1, completion=1),
-        TokenCounts(prompt=1, completion=2 * 75 + 1_025),
+        TokenCounts(prompt=2_001, completion=1),
+        TokenCounts(prompt=1, completion=5_001),
         TokenCounts(prompt=10**8, completion=10**8),
     ],
 )
 async def test_absurd_usage_is_charged_within_the_hold(absurd: TokenCounts) -> None:
-    """A wrong count of an upstream never empties an account; what it would have cost is a shortfall of nobody."""
+    """A wrong count of an upstream never empties an account; the shortfall tells what it would have cost."""
     settlement = Metered(granted=10**9).finish(absurd)
     assert settlement.amount_nano_usd == 200
-    assert settlement.shortfall_nano_usd == 0
+    assert settlement.shortfall_nano_usd == cost_nano_usd(MODEL.price, absurd) - 200
     assert settlement.completion_tokens == absurd.completion
 
 

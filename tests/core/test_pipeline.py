@@ -292,3 +292,50 @@ async def test_time_waited_for_an_upstream_is_not_overhead(router: Any) -> None:
     assert record.duration_ms == 3_000
     assert record.overhead_ms == 0
     assert record.ttft_ms == 3_000
+
+
+# Callers that do not read
+
+
+async def test_a_cut_reaches_a_caller_that_does_not_read(router: Any) -> None:
+    """What it got is charged and its RPC is cancelled, though its handler hangs in the transport."""
+
+    async def hang() -> None:
+        stream = router.stream({"script": {"fault": "silence", "fault_after": 3}})
+        await anext(stream)
+        await anext(stream)
+        await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(hang())
+    await router.running()
+    await asyncio.sleep(0.05)
+    router.pipeline.cut_key("key_1")
+    router.clock.now_s += 1
+    router.pipeline.sweep()
+    assert not task.done()
+    router.clock.now_s += 2
+    router.pipeline.sweep()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await router.row())["status"] == "revoked"
+    assert router.escrow.held_nano_usd == 0
+
+
+async def test_the_total_limit_reaches_a_caller_that_does_not_read(router: Any) -> None:
+    """It is a cut like any other."""
+
+    async def hang() -> None:
+        stream = router.stream({"script": {"fault": "silence", "fault_after": 3}})
+        await anext(stream)
+        await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(hang())
+    await router.running()
+    await asyncio.sleep(0.05)
+    router.clock.now_s += 10_000
+    router.pipeline.sweep()
+    router.clock.now_s += 3
+    router.pipeline.sweep()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await router.row())["status"] == "timeout"
