@@ -141,17 +141,17 @@ class ChunkRewriter:
         else:
             self._rewrite(data, choices, out)
 
-    def finish(self, estimate: TokenCounts) -> list[bytes]:
+    def finish(self, charged: TokenCounts) -> list[bytes]:
         """The last chunks: the held ones, and the usage chunk if the caller asked for it.
 
-        `estimate` stands in for the usage that the upstream did not report. UpstreamFailed when the stream was
-        cut before every choice finished.
+        `charged` is `usage`, which is shown as the upstream wrote it, or an estimate. UpstreamFailed when the stream
+        was cut before every choice finished.
         """
         self.check_complete()
         if not self._include_usage:
             return self._held
-        reported = self._usage_raw if self.usage is not None else None
-        last = {"choices": _NONE, "usage": reported or Raw(usage_json(estimate))}
+        reported = self._usage_raw if charged is self.usage else None
+        last = {"choices": _NONE, "usage": reported or Raw(usage_json(charged))}
         return [*self._held, _encoder.encode({"object": _OBJECT} | self._ours(self._usage_chunk or {}) | last)]
 
     def check_complete(self) -> None:

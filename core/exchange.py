@@ -230,11 +230,16 @@ class Exchange:
                 self.cut("timeout", UpstreamTimeout("The answer took longer than a request may take."))
             else:
                 self.dispatch.check(now_s)
-        elif self._cut is not None and now_s - self._cut_s > LAST_WORDS_S:
+        elif self._cut is not None and now_s - self._cut_s > LAST_WORDS_S and not self._is_settling():
             self.abandon()
             if self._task is not None:
                 self._task.cancel()
                 self._task = None
+
+    def _is_settling(self) -> bool:
+        """Whether a complete answer waits for its commit: it is charged, so it must reach its caller if it can."""
+        committed = self._meter.committed if self._meter is not None else None
+        return committed is not None and not committed.done()
 
     def abandon(self) -> None:
         """Settle what was produced by a `cut` exchange whose handler hangs, because its caller does not read."""

@@ -25,6 +25,7 @@ MAX_BATCH = 256
 LINGER_ABOVE = 32
 LINGER_S = 0.002
 _FIRST_BACKOFF_S, _LAST_BACKOFF_S = 0.01, 1.0
+_REFUND_BACKOFF_S = 0.1
 
 
 class SettlementFailed(ServiceUnavailable):
@@ -106,18 +107,21 @@ class LedgerWriter:
             if self._in_flight() > LINGER_ABOVE and len(self._queue) < MAX_BATCH:
                 await asyncio.sleep(LINGER_S)
             batch = [self._queue[index] for index in range(min(MAX_BATCH, len(self._queue)))]
-            await self._commit(batch)
-            for _ in batch:
-                self._queue.popleft()
-            for row in batch:
-                row.receipt.on_commit()
-                if row.refused and not row.void:
-                    self._refunds.append(row.settlement)
-                _resolve(row.committed, None)
+            if batch:
+                await self._commit(batch)
+                self._committed(batch)
             await self._refund()
-            if not self._queue:
+            if not (self._queue or self._refunds):
                 self._wake.clear()
                 self._idle.set()
+
+    def _committed(self, batch: list[_Row]) -> None:
+        for row in batch:
+            self._queue.popleft()
+            row.receipt.on_commit()
+            if row.refused and not row.void:
+                self._refunds.append(row.settlement)
+            _resolve(row.committed, None)
 
     async def _refund(self) -> None:
         """Give back what was committed after all, too late for the caller, who was told to try again."""
@@ -134,6 +138,7 @@ class LedgerWriter:
                     )
             except StoreError as error:
                 _log.error("A charge could not be given back, trying again: %s", error)
+                await asyncio.sleep(_REFUND_BACKOFF_S)
                 return
             del self._refunds[0]
 

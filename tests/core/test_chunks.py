@@ -37,7 +37,7 @@ def passed(chunks: list[Any], *, include_usage: bool = False) -> tuple[list[Any]
     out: list[bytes] = []
     for chunk in chunks:
         one.push(chunk if isinstance(chunk, bytes) else json.dumps(chunk, separators=(",", ":")).encode(), out)
-    last = one.finish(ESTIMATE)
+    last = one.finish(one.usage or ESTIMATE)
     return [json.loads(chunk) for chunk in out], [json.loads(chunk) for chunk in last]
 
 
@@ -273,7 +273,7 @@ def test_the_fast_path_gives_what_plain_json_gives(seed: int, include_usage: boo
         assert all(b"\n" not in each for each in out)
         last_usage = found.get("usage") or last_usage
     one.push(b"[DONE]", out)
-    last = [exact(each) for each in one.finish(ESTIMATE)]
+    last = [exact(each) for each in one.finish(one.usage or ESTIMATE)]
     assert last[: len(reference.held)] == reference.held
     assert one.reasons() == tuple(reason for _, reason in sorted(reference.reasons.items()))
     if not include_usage:
@@ -344,7 +344,7 @@ def test_the_last_usage_wins(reports: list[Any], prompt: int, completion: int) -
     assert one.usage is not None
     assert (one.usage.prompt, one.usage.completion) == (prompt, completion)
     one.push(json.dumps(STOP).encode(), out)
-    shown = json.loads(one.finish(ESTIMATE)[-1])["usage"]
+    shown = json.loads(one.finish(one.usage or ESTIMATE)[-1])["usage"]
     assert (shown["prompt_tokens"], shown["completion_tokens"]) == (prompt, completion)
 
 
@@ -355,8 +355,21 @@ def test_usage_that_nobody_counted_is_estimated_and_marked(report: Any) -> None:
     for each in (ROLE, STOP, chunk(choices=[], usage=report)):
         one.push(json.dumps(each).encode(), [])
     assert one.usage is None
-    shown = json.loads(one.finish(ESTIMATE)[-1])["usage"]
+    shown = json.loads(one.finish(one.usage or ESTIMATE)[-1])["usage"]
     assert (shown["prompt_tokens"], shown["completion_tokens"], shown["estimated"]) == (3, 4, True)
+
+
+def test_an_estimate_on_top_of_stale_usage_is_what_the_caller_sees() -> None:
+    """Usage that was reported before the end does not say what is charged."""
+    one = rewriter(include_usage=True)
+    for each in (
+        chunk({"content": "x"}, usage={"prompt_tokens": 1, "completion_tokens": 1}),
+        chunk({"content": "y"}),
+        STOP,
+    ):
+        one.push(json.dumps(each).encode(), [])
+    shown = json.loads(one.finish(ESTIMATE)[-1])["usage"]
+    assert (shown["completion_tokens"], shown["estimated"]) == (4, True)
 
 
 def test_the_bytes_that_usage_covers_are_known() -> None:
@@ -374,7 +387,7 @@ def test_the_last_finish_is_held_back_and_all_that_follows() -> None:
     for each in (ROLE, STOP, chunk({}), chunk({"content": "late"})):
         one.push(json.dumps(each).encode(), out)
     assert len(out) == 1
-    last = [json.loads(each)["choices"][0] for each in one.finish(ESTIMATE)]
+    last = [json.loads(each)["choices"][0] for each in one.finish(one.usage or ESTIMATE)]
     assert [(each["finish_reason"], each["delta"]) for each in last] == [
         ("stop", {}),
         (None, {}),
@@ -568,6 +581,24 @@ def test_what_is_no_chunk_fails_the_answer(data: bytes, learned: bool) -> None:
         one.push(data, [])
 
 
+@pytest.mark.parametrize(
+    ("escaped", "shown"),
+    [
+        (rb"\ud83d", "\ufffd"),
+        (rb"\ude00x", "\ufffdx"),
+        (rb"a\uD83D\ud83d\ude00", "a\ufffd\U0001f600"),
+        (rb"\\ud83d \ud83d", "\\ud83d \ufffd"),
+        (rb"\ud83d\n", "\ufffd\n"),
+    ],
+)
+def test_half_a_character_is_replaced(escaped: bytes, shown: str) -> None:
+    """Some upstreams cut an emoji between two chunks: that must not end the answer."""
+    data = json.dumps(chunk({"role": "assistant", "content": "X"})).encode().replace(b"X", escaped)
+    out: list[bytes] = []
+    rewriter().push(data, out)
+    assert json.loads(out[0])["choices"][0]["delta"]["content"] == shown
+
+
 @given(st.binary(max_size=60), st.sampled_from([b"%s", b'{"choices":[{"delta":{"content":%s}}]}', b'{"choices":%s}']))
 @example(b'[{"delta":{"tool_calls":[{"index":1.5,"function":7}]}}]', b'{"choices":%s}')
 @example(b'[{"delta":{"tool_calls":[{"function":[]},{"index":null}]},"finish_reason":"x"}]', b'{"choices":%s}')
@@ -578,7 +609,7 @@ def test_no_bytes_break_it(data: bytes, frame: bytes) -> None:
     try:
         one.push(frame % data, out)
         one.push(frame % data, out)
-        one.finish(ESTIMATE)
+        one.finish(one.usage or ESTIMATE)
     except UpstreamFailed:
         pass
     for each in out:

@@ -217,8 +217,8 @@ async def test_a_charge_that_surely_did_not_happen_is_given_up_in_time(ledger: L
     assert (receipt.commits, [each.amount_nano_usd for each in receipt.voids]) == (1, [0])
 
 
-async def test_a_charge_that_may_have_happened_is_never_given_up(ledger: Ledger, usage: Any) -> None:
-    """Its waiter gets an error in time, but the row stays what it was: the database may have it already."""
+async def test_a_charge_that_may_have_happened_is_given_back(ledger: Ledger, usage: Any, rows: Rows) -> None:
+    """Its waiter gets an error in time; the row stays what it was, as the database may have it; a credit follows."""
     committed = ledger.put("r1")
     ledger.store.faults["settle"] = ["lost"] + ["refused"] * 6
     await ledger.store.called("settle", 3)
@@ -230,6 +230,7 @@ async def test_a_charge_that_may_have_happened_is_never_given_up(ledger: Ledger,
     await ledger.drained()
     assert usage() == {"r1": [100, 3, "complete", ""]}
     assert ledger.receipts["r1"] == Receipt(commits=1)
+    assert rows("SELECT kind, credit_account, amount FROM ledger WHERE ref = 'refund-r1'") == [("adjust", "a", 100)]
 
 
 async def test_a_charge_that_came_too_late_is_given_back(ledger: Ledger, usage: Any, rows: Rows) -> None:
@@ -246,11 +247,34 @@ async def test_a_charge_that_came_too_late_is_given_back(ledger: Ledger, usage: 
     await ledger.drained()
     assert usage() == {"r1": [100, 3, "complete", ""]}
     assert ledger.receipts["r1"] == Receipt(commits=1)
+    assert rows("SELECT kind, credit_account, amount FROM ledger WHERE ref = 'refund-r1'") == [("adjust", "a", 100)]
+
+
+@pytest.mark.parametrize("method", ["usage_record", "adjust"])
+@pytest.mark.parametrize("fault", ["refused", "lost"])
+async def test_giving_back_is_tried_until_it_works(ledger: Ledger, rows: Rows, method: str, fault: str) -> None:
+    """Once, whatever the outcomes were; the writer is not drained before."""
+    ledger.store.faults["settle"] = ["hang"]
+    committed = ledger.put("r1")
+    await ledger.store.called("settle")
+    ledger.clock.now_s += SETTLE_TIMEOUT_S
+    ledger.writer.sweep()
+    with pytest.raises(SettlementFailed):
+        await committed
+    ledger.store.faults[method] = [fault] * 2
+    ledger.store.resume.set()
+    await ledger.drained()
+    assert rows("SELECT amount FROM ledger WHERE ref = 'refund-r1'") == [(100,)]
+
+
+async def test_a_charge_that_was_delivered_is_not_given_back(ledger: Ledger, rows: Rows) -> None:
+    """Nor one that nobody waited for."""
+    ledger.store.faults["settle"] = ["lost", "refused"]
+    departed = ledger.put("r1")
+    departed.cancel()
     await ledger.put("r2")
-    async with asyncio.timeout(5):
-        while not (found := rows("SELECT amount FROM ledger WHERE ref = 'refund-r1'")):  # noqa: ASYNC110 - a database
-            await asyncio.sleep(0.01)
-    assert found == [(100,)]
+    await ledger.drained()
+    assert rows("SELECT ref FROM ledger WHERE ref LIKE 'refund%'") == []
 
 
 async def test_a_slow_refusal_gives_the_charge_up(ledger: Ledger, usage: Any) -> None:

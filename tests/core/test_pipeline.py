@@ -169,6 +169,21 @@ async def test_a_complete_answer_that_is_being_charged_is_not_cut(router: Any) -
     assert (await router.row())["status"] == "complete"
 
 
+async def test_a_cut_leaves_an_answer_that_is_being_charged_time_for_it(router: Any) -> None:
+    """However slow the commit is: cancelled, it would be charged and not delivered."""
+    router.store.faults["settle"] = ["hang"]
+    task = asyncio.ensure_future(router.unary({}))
+    await router.settling()
+    router.pipeline.cut_key("key_1")
+    router.clock.now_s += 4.0
+    for _ in range(3):
+        router.pipeline.sweep()
+    await asyncio.sleep(0)
+    assert not task.done()
+    router.store.resume.set()
+    assert (await task)["choices"]
+
+
 # Shutdown
 
 
