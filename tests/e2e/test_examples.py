@@ -57,10 +57,12 @@ class Reader:
         self._model = model
         self._said = said
 
-    def exchanged(self, text: str) -> str:
-        assert MODEL in text
+    def exchanged(self, text: str, limit: str) -> str:
+        """The text for this router. `limit` is added for the real model alone, which may well talk for minutes."""
+        assert f'"{MODEL}"' in text
         text = text.replace("http://127.0.0.1:8080", self._router.http).replace("127.0.0.1:50051", self._router.grpc)
-        return text.replace(MODEL, self._model)
+        more = "" if self._said is not None else f", {limit}"
+        return text.replace(f'"{MODEL}"', f'"{self._model}"{more}')
 
     def run(self, command: list[str], cwd: Path, environment: Mapping[str, str] | None = None) -> str:
         """What a command prints that has the key in its environment."""
@@ -90,7 +92,7 @@ def text_of_events(stream: str) -> str:
 
 def test_curl(reader: Reader, tmp_path: Path) -> None:
     """The README's curl line streams an answer; without "stream" it is one JSON object."""
-    line = reader.exchanged(example("sh", "/v1/chat/completions"))
+    line = reader.exchanged(example("sh", "/v1/chat/completions"), '"max_tokens": 30')
     reader.expect(text_of_events(reader.run(["bash", "-c", line], tmp_path)))
     whole = line.replace(', "stream": true', "")
     assert whole != line
@@ -99,7 +101,7 @@ def test_curl(reader: Reader, tmp_path: Path) -> None:
 
 def test_python(reader: Reader, tmp_path: Path) -> None:
     """The README's Python lines print an answer."""
-    (tmp_path / "example.py").write_text(reader.exchanged(example("python", "from openai")))
+    (tmp_path / "example.py").write_text(reader.exchanged(example("python", "from openai"), "max_tokens=30"))
     reader.expect(reader.run([sys.executable, "example.py"], tmp_path))
 
 
@@ -110,7 +112,7 @@ def test_python(reader: Reader, tmp_path: Path) -> None:
 def test_javascript(reader: Reader, tmp_path: Path) -> None:
     """The README's JavaScript lines print an answer."""
     (tmp_path / "node_modules").symlink_to(HERE / "node" / "node_modules")
-    (tmp_path / "example.mjs").write_text(reader.exchanged(example("js", "openai")))
+    (tmp_path / "example.mjs").write_text(reader.exchanged(example("js", "openai"), "max_tokens: 30"))
     reader.expect(reader.run(["node", "example.mjs"], tmp_path))
 
 
@@ -126,7 +128,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_typed_python(reader: Reader, installed: str, tmp_path: Path) -> None:
     """The README's gRPC lines print an answer and its cost, with nothing installed but ./protos and its libraries."""
-    (tmp_path / "example.py").write_text(reader.exchanged(example("python", "worldrouter.client")))
+    (tmp_path / "example.py").write_text(reader.exchanged(example("python", "worldrouter.client"), "max_tokens=30"))
     # -S leaves out .pth files, and with them the checkout.
     said = reader.run([sys.executable, "-S", "example.py"], tmp_path, {"PYTHONPATH": installed})
     text, _, cost = said.rstrip("\n").rpartition("\n")
@@ -136,7 +138,7 @@ def test_typed_python(reader: Reader, installed: str, tmp_path: Path) -> None:
 
 def test_grpcurl(reader: Reader) -> None:
     """The README's grpcurl line means a call that reflection knows: we do what grpcurl does with it."""
-    words = shlex.split(reader.exchanged(example("sh", "grpcurl")).replace("\\\n", " "))
+    words = shlex.split(reader.exchanged(example("sh", "grpcurl"), '"max_tokens": 30').replace("\\\n", " "))
     assert words[:2] == ["grpcurl", "-plaintext"]
     options = dict(zip(words[2:6:2], words[3:6:2], strict=True))
     address, method = words[6:]
