@@ -45,10 +45,6 @@ def _provider(name: str, settings: ProviderSettings, client: HttpClient, environ
 
 def _model(settings: ModelSettings, known: Mapping[str, ProviderSettings]) -> Model:
     price = settings.price
-    if min(price.input, price.output, price.cache_read or 0, price.cache_write or 0) < 0:
-        raise BadSettings(f"model {settings.id!r}: a price is 0 or more")
-    if settings.max_output_tokens < 1:
-        raise BadSettings(f"model {settings.id!r}: max_output_tokens is 1 or more")
     return Model(
         id=settings.id,
         display_name=settings.display_name or settings.id,

@@ -7,16 +7,23 @@ are references: `env:NAME` or `file:PATH`.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 MAX_WORKERS = 64
 _MAX_NANO_USD = 10**15
 
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+TokenCount = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+SomeTokens = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+PicoUsd = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 SecondsOrNone = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
 LeaseSeconds = Annotated[float, msgspec.Meta(ge=1, le=3_600)]
@@ -33,15 +40,15 @@ class CoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """The core's own: where it listens, whom it names in messages."""
 
     host: str = "127.0.0.1"
-    grpc_port: int = 50051
+    grpc_port: Port = 50051
     grpc_socket: str = ""
     """Path of a Unix socket to listen at as well; only its owner may connect."""
     admin_host: str = "127.0.0.1"
-    admin_port: int = 0
+    admin_port: Port = 0
     default_account: str = "default"
     credits_url: str = ""
     support_contact: str = ""
-    max_body_bytes: int = 10 << 20
+    max_body_bytes: Annotated[int, msgspec.Meta(ge=1_024, le=1 << 30)] = 10 << 20
     workers: Annotated[int, msgspec.Meta(ge=1, le=MAX_WORKERS)] = 1
     """Processes of `serve`, which share the HTTP port. Each has its own gRPC port, and admin port if one is given:
     the first that of the setting, the others those that follow. More than one need PostgreSQL."""
@@ -87,7 +94,7 @@ class EmbeddedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """The embedded model; on by default when no models are configured."""
 
     enabled: bool | None = None
-    threads: int = 1
+    threads: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     """Threads of the model's server."""
 
 
@@ -105,37 +112,37 @@ class ProviderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 class PriceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Microdollars per million tokens, which are picodollars per token. All zero is a free model."""
 
-    input: int
-    output: int
-    cache_read: int | None = None
+    input: PicoUsd
+    output: PicoUsd
+    cache_read: PicoUsd | None = None
     """Default: the input price."""
-    cache_write: int | None = None
+    cache_write: PicoUsd | None = None
     """Default: the input price."""
 
 
 class EndpointSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A way to reach a model: the provider's name here, and the provider's name for the model."""
 
-    provider: str
-    model: str
+    provider: Name
+    model: Name
     name: str = ""
 
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A model. Its endpoints are tried in order. A model without a price is refused."""
 
-    id: str
-    max_output_tokens: int
+    id: Name
+    max_output_tokens: SomeTokens
     price: PriceSettings
     endpoints: list[EndpointSettings]
     display_name: str = ""
     owned_by: str = "worldrouter"
-    created: int = 0
-    context_tokens: int = 0
+    created: Annotated[int, msgspec.Meta(ge=0, le=2**40)] = 0
+    context_tokens: TokenCount = 0
     public: bool = True
     streaming: bool = True
-    max_image_tokens: int = 4_096
-    first_token_timeout_s: float | None = None
+    max_image_tokens: TokenCount = 4_096
+    first_token_timeout_s: Seconds | None = None
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -152,14 +159,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     models: list[ModelSettings] = []
 
 
-_SECTIONS: Mapping[str, type[msgspec.Struct]] = {
-    "core": CoreSettings,
-    "tls": TlsSettings,
-    "database": DatabaseSettings,
-    "timeouts": TimeoutSettings,
-    "money": MoneySettings,
-    "embedded": EmbeddedSettings,
-}
+T = TypeVar("T")
+_STEP = re.compile(r"\.[^.\[]+|\[\d+\]")
+_SECTIONS: Mapping[str, type[msgspec.Struct]] = MappingProxyType(
+    {
+        "core": CoreSettings,
+        "tls": TlsSettings,
+        "database": DatabaseSettings,
+        "timeouts": TimeoutSettings,
+        "money": MoneySettings,
+        "embedded": EmbeddedSettings,
+    }
+)
 
 
 def load(file: Path | None, environment: Mapping[str, str], overrides: Mapping[str, object]) -> Settings:
@@ -167,24 +178,35 @@ def load(file: Path | None, environment: Mapping[str, str], overrides: Mapping[s
     tables: dict[str, Any] = {}
     if file is not None:
         try:
-            tables = tomllib.loads(file.read_text())
+            tables = tomllib.loads(file.read_text("utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise BadSettings(f"{file}: {error}") from None
     for name, section in _SECTIONS.items():
-        found = _from_environment(name, section, environment)
-        if found:
-            tables[name] = {**tables.get(name, {}), **found}
-    if overrides:
-        tables["core"] = {**tables.get("core", {}), **overrides}
+        _override(tables, name, _from_environment(name, section, environment))
+    _override(tables, "core", overrides)
     return convert(tables)
+
+
+def _override(tables: dict[str, Any], name: str, found: Mapping[str, object]) -> None:
+    table = tables.get(name, {})
+    if found and isinstance(table, dict):  # what is no table is refused with the rest
+        tables[name] = {**table, **found}
 
 
 def convert(tables: Mapping[str, Any]) -> Settings:
     """Settings from plain tables. BadSettings."""
+    providers = tables.get("providers", {})
+    if isinstance(providers, dict):  # one by one, so that an error can name the provider
+        for name, table in providers.items():
+            _converted(table, ProviderSettings, f"providers.{name}")
+    return _converted(tables, Settings, "")
+
+
+def _converted(tables: Any, kind: type[T], where: str) -> T:
     try:
-        return msgspec.convert(tables, Settings)
+        return msgspec.convert(tables, kind)
     except msgspec.ValidationError as error:
-        raise BadSettings(_explain(error, tables)) from None
+        raise BadSettings(_explain(error, tables, where)) from None
 
 
 def _from_environment(name: str, section: type[msgspec.Struct], environment: Mapping[str, str]) -> dict[str, object]:
@@ -201,19 +223,22 @@ def _from_environment(name: str, section: type[msgspec.Struct], environment: Map
     return found
 
 
-def _explain(error: msgspec.ValidationError, tables: Mapping[str, Any]) -> str:
-    """msgspec says the wanted type and the path; add the value that stands there."""
-    text = str(error)
-    _, marker, path = text.rpartition(" - at `$.")
-    if not marker:
-        return text
-    value: Any = tables
-    for step in path.removesuffix("`").replace("[", ".[").split("."):
-        try:
-            value = value[int(step[1:-1])] if step.startswith("[") else value[step]
-        except (KeyError, IndexError, ValueError, TypeError):
-            return text
-    return f"{text}: {value!r}"
+def _explain(error: msgspec.ValidationError, tables: Any, where: str) -> str:
+    """msgspec says the wanted type and the path; add where the path begins, and the value that stands there.
+
+    A whole table is not shown: it may hold a password.
+    """
+    wanted, _, path = str(error).partition(" - at `$")
+    path = path.removesuffix("`")
+    value = tables
+    try:
+        for step in _STEP.findall(path):
+            value = value[int(step[1:-1])] if step.startswith("[") else value[step.removeprefix(".")]
+    except (KeyError, IndexError, ValueError, TypeError):
+        value = {}
+    shown = "" if isinstance(value, dict) else f", not {value!r}"
+    key = (where + path).removeprefix(".")
+    return f"{key}: {wanted}{shown}" if key else f"{wanted}{shown}"
 
 
 def secret(reference: str, environment: Mapping[str, str]) -> str | None:
@@ -228,7 +253,12 @@ def secret(reference: str, environment: Mapping[str, str]) -> str | None:
         return value
     if kind == "file":
         try:
-            return Path(where).read_text().strip()
+            value = Path(where).read_text("utf-8").strip()
         except OSError as error:
             raise BadSettings(f"{where}: {os.strerror(error.errno or 0)}") from None
+        except UnicodeDecodeError:
+            raise BadSettings(f"{where} is not text") from None
+        if not value:
+            raise BadSettings(f"{where} is empty")
+        return value
     raise BadSettings("a secret must be a reference, env:NAME or file:PATH")
