@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
+from typing import Final
 
 import grpc
 import msgspec
@@ -16,7 +17,7 @@ KEEPALIVE_MS = 30_000
 ANSWER_LIMIT_BYTES = 64 * MIB
 """An answer with images in it may well be larger than any request."""
 
-_SERVICE_CONFIG = {
+_SERVICE_CONFIG: Final = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "healthCheckConfig": {"serviceName": ""},
     "methodConfig": [

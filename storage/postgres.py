@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
 from sqlalchemy import (
@@ -35,7 +35,7 @@ CONNECT_TIMEOUT_S = 5.0
 STATEMENT_TIMEOUT_S = 10.0
 """After which a statement is given up: a network that swallows packets must not hold a core for ever."""
 
-_SETTINGS = {
+_SETTINGS: Final = {
     "application_name": "worldrouter",
     "lock_timeout": "5s",
     # Locks of a core that vanished in mid-transaction end with it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import click
 from worldrouter.v1 import account_pb2
 
@@ -11,7 +13,7 @@ from core.cli.options import client_command, json_option, limit_option
 from core.cli.output import Json, exact_time, print_fields, print_json, print_table, shown_time
 from core.cli.session import Session
 
-KINDS = {
+KINDS: Final = {
     "user": account_pb2.ACCOUNT_KIND_USER,
     "service": account_pb2.ACCOUNT_KIND_SERVICE,
     "house": account_pb2.ACCOUNT_KIND_HOUSE,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from typing import Final
 
 import click
 
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SHAPE = re.compile(r"([0-9]{1,9})([smhd])")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import grpc
 import grpc.aio
@@ -16,7 +16,7 @@ from core.inprocess.wire import INVALID_METADATA, OK, Status, Wire
 
 _logger = logging.getLogger(__name__)
 
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 _CANCELLED_HERE = Status(grpc.StatusCode.CANCELLED, "The handler was cancelled.")
 _Metadata = Any
 """grpc.aio.Metadata or a sequence of pairs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from worldrouter.v1 import account_pb2, account_pb2_grpc
 
@@ -15,12 +16,12 @@ from storage.records import Account, AccountKind
 
 _NEW_ID = re.compile(r"[a-z][a-z0-9_-]{2,62}")
 
-_KINDS: dict[int, AccountKind] = {
+_KINDS: Mapping[int, AccountKind] = {
     account_pb2.ACCOUNT_KIND_UNSPECIFIED: "user",
     account_pb2.ACCOUNT_KIND_USER: "user",
     account_pb2.ACCOUNT_KIND_SERVICE: "service",
 }
-_KIND_VALUES: dict[AccountKind, account_pb2.AccountKind] = {
+_KIND_VALUES: Mapping[AccountKind, account_pb2.AccountKind] = {
     "user": account_pb2.ACCOUNT_KIND_USER,
     "service": account_pb2.ACCOUNT_KIND_SERVICE,
     "house": account_pb2.ACCOUNT_KIND_HOUSE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from worldrouter.v1 import metering_pb2, metering_pb2_grpc, types_pb2
@@ -22,14 +23,14 @@ MAX_TOP_UP_NANO_USD = 10_000_000 * NANO_USD_PER_USD
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,128}")
 
-_LEDGER_KINDS: dict[LedgerKind, metering_pb2.LedgerKind] = {
+_LEDGER_KINDS: Mapping[LedgerKind, metering_pb2.LedgerKind] = {
     "usage": metering_pb2.LEDGER_KIND_USAGE,
     "topup": metering_pb2.LEDGER_KIND_TOPUP,
     "fee": metering_pb2.LEDGER_KIND_FEE,
     "refund": metering_pb2.LEDGER_KIND_REFUND,
     "adjust": metering_pb2.LEDGER_KIND_ADJUST,
 }
-_STATUSES: dict[str, metering_pb2.CompletionStatus] = {
+_STATUSES: Mapping[str, metering_pb2.CompletionStatus] = {
     "complete": metering_pb2.COMPLETION_STATUS_COMPLETE,
     "client_gone": metering_pb2.COMPLETION_STATUS_CLIENT_GONE,
     "upstream_failed": metering_pb2.COMPLETION_STATUS_UPSTREAM_FAILED,

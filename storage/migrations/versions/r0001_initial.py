@@ -5,6 +5,8 @@ Revision ID: 0001
 
 from __future__ import annotations
 
+from typing import Final
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -16,7 +18,7 @@ depends_on = None
 _BIGINT = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _FLAG = sa.Boolean().with_variant(sa.Integer(), "sqlite")
 
-_HOUSE_ACCOUNTS = {
+_HOUSE_ACCOUNTS: Final = {
     "house_payments": "Payments received",
     "house_fees": "Service fees",
     "house_usage": "Usage charges",
