@@ -45,7 +45,7 @@ class LineWriter:
         """Give what is waiting a moment to get out. Idempotent."""
         atexit.unregister(self.close)
         with contextlib.suppress(queue.Full):
-            self._texts.put_nowait(None)
+            self._texts.put(None, timeout=CLOSE_TIMEOUT_S)
         self._thread.join(CLOSE_TIMEOUT_S)
 
     def _run(self) -> None:
