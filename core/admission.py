@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from core.catalog import Model
 from core.envelope import Envelope
-from core.errors import InsufficientBalance, ServiceUnavailable
+from core.errors import InsufficientBalance, RequestTooLarge, ServiceUnavailable
 from core.escrow import Escrow, Hold, OutOfFunds
 from core.ledger import LedgerWriter
 from core.meter import Estimate
@@ -41,17 +41,24 @@ class Admission:
         *,
         timeout_s: float,
         credits_url: str | None,
+        max_body_bytes: int = 10 << 20,
     ) -> None:
         self._escrow = escrow
         self._ledger = ledger
         self._ratios = ratios
         self._timeout_s = timeout_s
         self._credits_url = credits_url
+        self._max_body_bytes = max_body_bytes
         self._closed = False
 
     def close(self) -> None:
         """Refuse new requests from now on."""
         self._closed = True
+
+    def refuse_too_large(self, body: bytes) -> None:
+        """RequestTooLarge for a body over the limit."""
+        if len(body) > self._max_body_bytes:
+            raise RequestTooLarge(f"The body is larger than {self._max_body_bytes} bytes.")
 
     def refuse_if_closed(self) -> None:
         """ServiceUnavailable while draining, or while the ledger cannot be written."""

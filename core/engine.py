@@ -51,13 +51,12 @@ class Engine:
         self._store = store
         self._core_id = "core_" + ids.new()
         self._tasks: set[asyncio.Task[None]] = set()
-        limits, ratios = settings.timeouts, TextRatios()
         self.ledger = LedgerWriter(
             store,
             clock=time.monotonic,
             in_flight=lambda: self.pipeline.in_flight,
             observe_commit=metrics.commit,
-            settle_timeout_s=limits.settle_s,
+            settle_timeout_s=settings.timeouts.settle_s,
         )
         self.escrow = Escrow(
             store,
@@ -66,14 +65,30 @@ class Engine:
             clock=time.monotonic,
             new_lease_id=lambda: "lease_" + ids.new(),
         )
+        self.pipeline = self._make_pipeline(catalog, providers, observe, client_gone)
+        metrics.watch(
+            in_flight=lambda: self.pipeline.in_flight,
+            queue=lambda: self.ledger.depth,
+            held_nano_usd=lambda: self.escrow.held_nano_usd,
+        )
+
+    def _make_pipeline(
+        self,
+        catalog: Catalog,
+        providers: Mapping[str, Provider],
+        observe: Callable[[AccessRecord], None],
+        client_gone: tuple[type[BaseException], ...],
+    ) -> Pipeline:
+        settings, limits, ratios = self._settings, self._settings.timeouts, TextRatios()
         admission = Admission(
             self.escrow,
             self.ledger,
             ratios,
             timeout_s=limits.admission_s,
             credits_url=settings.core.credits_url or None,
+            max_body_bytes=settings.core.max_body_bytes,
         )
-        self.pipeline = Pipeline(
+        return Pipeline(
             catalog=catalog,
             providers=providers,
             limit_fields={name: each.output_limit_field for name, each in settings.providers.items()},
@@ -87,11 +102,6 @@ class Engine:
             wall_clock=time.time,
             observe=observe,
             client_gone=client_gone,
-        )
-        metrics.watch(
-            in_flight=lambda: self.pipeline.in_flight,
-            queue=lambda: self.ledger.depth,
-            held_nano_usd=lambda: self.escrow.held_nano_usd,
         )
 
     async def start(self) -> None:

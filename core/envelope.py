@@ -14,12 +14,15 @@ import msgspec
 
 from core.errors import InvalidRequest
 
-REDIRECTING_FIELDS = frozenset({"api_base", "base_url", "api_key", "extra_headers", "custom_llm_provider"})
-"""Top-level fields that would redirect a request or its credentials: removed, and named to the caller."""
+REDIRECTING_FIELDS = frozenset(
+    {"api_base", "base_url", "api_key", "extra_headers", "custom_llm_provider", "n_predict", "max_new_tokens"}
+)
+"""Top-level fields that would redirect a request or its credentials, or let a model write beyond the output limit that
+is held for: removed, and named to the caller."""
 
 LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
 MAX_CHOICES = 128
-_MAX_LIMIT = 2**31
+_MAX_LIMIT = 2**31 - 1
 
 _Fields = dict[str, msgspec.Raw]
 _decoder = msgspec.json.Decoder(_Fields)

@@ -72,6 +72,7 @@ class Exchange:
         """Validate the request and hold its money; nothing has been sent to an upstream yet."""
         pipeline = self._pipeline
         pipeline.admission.refuse_if_closed()
+        pipeline.admission.refuse_too_large(self._body)
         envelope = self._envelope = read_envelope(self._body)
         self._body = b""
         if envelope.stream and not self._stream:

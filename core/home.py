@@ -7,12 +7,15 @@ default is the checkout's). Only its owner may enter it: it holds the operator's
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 
+ANSWER_TIMEOUT_S = 0.5
 ENVIRONMENT_VARIABLE = "WORLDROUTER_HOME"
 DEFAULT_FOLDER = ".worldrouter"
 
@@ -55,9 +58,14 @@ class Home:
 
     @classmethod
     def find(cls, environment: Mapping[str, str], current_folder: Path) -> Home:
-        """The folder that the environment names, else the default one in `current_folder`."""
-        named = environment.get(ENVIRONMENT_VARIABLE) or DEFAULT_FOLDER
-        return cls((current_folder / Path(named).expanduser()).absolute())
+        """The folder that the environment names, else the default one: in the checkout that this program runs from,
+        or in `current_folder` when it was installed."""
+        named = environment.get(ENVIRONMENT_VARIABLE)
+        if named:
+            return cls((current_folder / Path(named).expanduser()).absolute())
+        checkout = Path(__file__).parents[1]
+        is_checkout = (checkout / "scripts" / "serve").is_file()
+        return cls((checkout if is_checkout else current_folder).absolute() / DEFAULT_FOLDER)
 
     @property
     def operator_token(self) -> Path:
@@ -124,8 +132,18 @@ class Home:
             ready = self.read_ready()
         except BadReadyFile:
             ready = None
-        if ready is None or ready.pid == os.getpid() or not _is_alive(ready.pid):
+        if ready is None or ready.pid == os.getpid() or not (_is_alive(ready.pid) and _answers(ready.http)):
             self.remove_ready()
+
+
+def _answers(url: str) -> bool:
+    """Whether anybody listens there: the process of that id may be another one by now."""
+    where = urlsplit(url)
+    try:
+        with socket.create_connection((where.hostname or "", where.port or 80), timeout=ANSWER_TIMEOUT_S):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def _is_alive(pid: int) -> bool:

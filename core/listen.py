@@ -14,8 +14,8 @@ import grpc.aio
 
 from core.settings import BadSettings, CoreSettings, TlsSettings
 
-ENVELOPE_BYTES = 64 << 10
-"""Room in a message for what stands around a body."""
+ENVELOPE_BYTES = 1 << 20
+"""Room in a message for what stands around a body, and for a body over the limit to be refused by name."""
 
 
 class CannotListen(Exception):
@@ -27,7 +27,7 @@ def make_server(settings: CoreSettings) -> grpc.aio.Server:
 
     Without the bandwidth probe a stalled stream buffers 94 KiB rather than 6 MiB.
     """
-    most = settings.max_body_bytes + ENVELOPE_BYTES
+    most = 2 * settings.max_body_bytes + ENVELOPE_BYTES
     return grpc.aio.server(
         options=(
             ("grpc.max_receive_message_length", most),
@@ -59,7 +59,7 @@ def listen(server: grpc.aio.Server, settings: CoreSettings, tls: TlsSettings) ->
     return port
 
 
-def refuse_taken(host: str, port: int) -> None:
+def refuse_taken(host: str, port: int, what: str = "gRPC") -> None:
     """CannotListen, with the cause, when a port is taken; the gRPC library would name none."""
     if port == 0:
         return
@@ -69,7 +69,7 @@ def refuse_taken(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        raise CannotListen(f"cannot listen for gRPC on {host} port {port}: {error.strerror}") from None
+        raise CannotListen(f"cannot listen for {what} on {host} port {port}: {error.strerror}") from None
 
 
 def _require_loopback(host: str) -> None:

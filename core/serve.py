@@ -95,14 +95,16 @@ def _edge_table(config: Path | None) -> dict[str, object]:
         table = tomllib.loads(config.read_text()).get("edge", {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadSettings(f"{config}: {error}") from None
-    return dict(table)
+    if not isinstance(table, dict):
+        raise BadSettings(f"{config}: edge = {table!r}: wanted a table")
+    return table
 
 
 async def _alone(settings: Settings, edge_settings: EdgeSettings, home: Home) -> None:
     """Everything in this process."""
     signals = StopSignals(settings.timeouts.drain_s)
     home.remove_stale_ready()
-    refuse_taken(edge_settings.host, edge_settings.port)
+    refuse_taken(edge_settings.host, edge_settings.port, "HTTP")
     _refuse_taken_ports(settings)
     if not settings.database.url:
         await migrate(database_url(settings, home))
@@ -182,7 +184,8 @@ async def _start(
     last.push_async_callback(_drain, core, edge, signals)
     secret = await _first_key(auth_pb2_grpc.AuthServiceStub(channel), operator_token(home)) if first_key else None
     settle_in_memory()
-    return Started(edge.url, f"{settings.core.host}:{core.grpc_port}", admin.url, secret)
+    host = f"[{settings.core.host}]" if ":" in settings.core.host else settings.core.host
+    return Started(edge.url, f"{host}:{core.grpc_port}", admin.url, secret)
 
 
 def _refuse_what_only_one_can_have(settings: Settings, home: Home) -> None:
@@ -221,7 +224,7 @@ def _numbered(settings: Settings, number: int) -> Settings:
 
 def _refuse_taken_ports(settings: Settings) -> None:
     refuse_taken(settings.core.host, settings.core.grpc_port)
-    refuse_taken(settings.core.admin_host, settings.core.admin_port)
+    refuse_taken(settings.core.admin_host, settings.core.admin_port, "metrics")
 
 
 def _orders(settings: Settings, edge_settings: EdgeSettings, home: Home) -> list[Order]:
@@ -240,7 +243,8 @@ def _orders(settings: Settings, edge_settings: EdgeSettings, home: Home) -> list
 def _say_welcome(settings: Settings, started: Started, workers: Sequence[WorkerProcess]) -> None:
     models = sorted(model.id for model in settings.models)
     grpc, admin = [each.grpc for each in workers], [each.admin for each in workers]
-    sys.stdout.write(welcome(started.http, grpc, admin, models, started.secret))
+    example = MODEL_ID if MODEL_ID in models else None
+    sys.stdout.write(welcome(started.http, grpc, admin, models, started.secret, example))
     sys.stdout.flush()
 
 

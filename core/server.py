@@ -33,6 +33,7 @@ from core import configured, state
 from core.access_log import AccessLog, AccessRecord
 from core.admin import AdminServer
 from core.auth import Authenticator, OperatorCredential
+from core.call import Call
 from core.engine import Engine
 from core.guard import Guard
 from core.home import Home
@@ -55,6 +56,14 @@ _log = logging.getLogger(__name__)
 
 EXIT_TIMEOUT_S = 5.0
 GC_THRESHOLD = 50_000
+_OTHERWISE_LOGGED = frozenset(
+    {
+        "/worldrouter.v1.ChatService",
+        "/worldrouter.v1.RawChatService",
+        "/grpc.health.v1.Health",
+        "/grpc.reflection.v1alpha.ServerReflection",
+    }
+)
 _OVERALL = ""
 """The health service's name for the server as a whole."""
 
@@ -158,7 +167,7 @@ class CoreServer:
             self._authenticator,
             ids,
             monotonic_s=time.monotonic,
-            observer=self.metrics,
+            observer=self,
             support_contact=settings.core.support_contact,
         )
         to = cast(grpc.aio.Server, guard)
@@ -195,6 +204,25 @@ class CoreServer:
                 amount_nano_usd=amount,
                 note="starting balance",
             )
+
+    def finished(self, method: str, call: Call | None, code: grpc.StatusCode, duration_s: float) -> None:
+        """An RPC is over: what the guard reports. Chats have a line of their own, probes and refusals none."""
+        self.metrics.finished(method, call, code, duration_s)
+        service, _, name = method.rpartition("/")
+        if call is None or service in _OTHERWISE_LOGGED:
+            return
+        self._access_log.write(
+            AccessRecord(
+                time=time.time(),
+                request_id=call.request_id,
+                method=name,
+                status=code.name.lower(),
+                account_id=call.caller.account_id,
+                key_id=call.caller.key_id or "",
+                client_request_id=call.client_request_id,
+                duration_ms=int(duration_s * 1_000),
+            )
+        )
 
     def _observe(self, record: AccessRecord) -> None:
         self._access_log.write(record)

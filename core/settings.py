@@ -45,7 +45,7 @@ class CoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Path of a Unix socket to listen at as well; only its owner may connect."""
     admin_host: str = "127.0.0.1"
     admin_port: Port = 0
-    default_account: str = "default"
+    default_account: Annotated[str, msgspec.Meta(pattern="^[a-z][a-z0-9_-]{2,62}$")] = "default"
     credits_url: str = ""
     support_contact: str = ""
     max_body_bytes: Annotated[int, msgspec.Meta(ge=1_024, le=1 << 30)] = 10 << 20

@@ -6,6 +6,7 @@ provider: our unpaid bill must never be the caller's 402.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -25,6 +26,8 @@ from core.providers.base import Head
 MAX_ERROR_BYTES = 64 << 10
 MAX_MESSAGE_CHARS = 2_000
 LONG_RETRY_AFTER_S = 2.0
+_SECRET = re.compile(r"(?i:bearer)\s+\S+|\bsk-[\w-]{6,}|\bAIza[\w-]{20,}")
+"""What looks like a credential: providers echo ours in their messages now and then."""
 
 
 class _Error(msgspec.Struct):
@@ -63,7 +66,7 @@ def refusal(head: Head, body: bytes) -> WorldRouterError:
     if status in (400, 422):
         said = _said(body)
         return UpstreamRejected(
-            (said.message or "The upstream refused the request.")[:MAX_MESSAGE_CHARS],
+            _SECRET.sub("[secret]", said.message or "The upstream refused the request.")[:MAX_MESSAGE_CHARS],
             param=said.param if isinstance(said.param, str) else None,
             code=str(said.code) if isinstance(said.code, str | int) else None,
         )

@@ -22,9 +22,10 @@ curl:
 
 Python (pip install openai):
 
+  import os
   from openai import OpenAI
 
-  client = OpenAI(base_url="{http}/v1", api_key="{key}")
+  client = OpenAI(base_url="{http}/v1", api_key={python_key})
   stream = client.chat.completions.create(
       model="{model}", messages=[{{"role": "user", "content": "Say hello."}}], stream=True
   )
@@ -34,8 +35,13 @@ Python (pip install openai):
 """
 
 
-def welcome(http: str, grpc: Sequence[str], admin: Sequence[str], models: Sequence[str], secret: str | None) -> str:
-    """The text, with an address of each worker; `secret` is the first key, None when it was shown earlier."""
+def welcome(
+    http: str, grpc: Sequence[str], admin: Sequence[str], models: Sequence[str], secret: str | None, example: str | None
+) -> str:
+    """The text, with an address of each worker; `secret` is the first key, None when it was shown earlier.
+
+    `example` is the model of the lines to paste, None for the first.
+    """
     shown = list(models[:8]) + ([f"and {len(models) - 8} more"] if len(models) > 8 else [])
     if secret is not None:
         key_line = f"API key {secret}   (shown this once; more with: worldrouter keys create NAME)"
@@ -46,7 +52,8 @@ def welcome(http: str, grpc: Sequence[str], admin: Sequence[str], models: Sequen
         grpc=", ".join(grpc),
         metrics=", ".join(f"{url}/metrics" for url in admin),
         models=", ".join(shown) or "none: configure some in worldrouter.toml",
-        model=models[0] if models else "MODEL",
+        model=example or (models[0] if models else "MODEL"),
         key=secret or "$WORLDROUTER_API_KEY",
+        python_key=f'"{secret}"' if secret else 'os.environ["WORLDROUTER_API_KEY"]',
         key_line=key_line,
     )

@@ -12,7 +12,7 @@ from worldrouter.v1 import metering_pb2, metering_pb2_grpc, types_pb2
 from core.call import Role, current_call
 from core.errors import Conflict, InvalidRequest
 from core.ids import IdSource
-from core.money import NANO_USD_PER_USD, service_fee_nano_usd
+from core.money import NANO_USD_PER_USD, service_fee_nano_usd, usd_text
 from core.paging import Number, Pager
 from core.services import Context, fields
 from storage.interfaces import AccountStore, IdempotencyConflict, LedgerStore
@@ -140,7 +140,10 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
         amount = request.amount_nano_usd
         least, most = max(1, self._rules.minimum_nano_usd), MAX_TOP_UP_NANO_USD
         if not least <= amount <= most:
-            raise InvalidRequest(f"amount_nano_usd must be {least} to {most}.", param="amount_nano_usd")
+            raise InvalidRequest(
+                f"amount_nano_usd must be {least} to {most} ({usd_text(least)} to {usd_text(most)} USD).",
+                param="amount_nano_usd",
+            )
         return amount
 
     async def _existing_account_id(self, requested: str) -> str:

@@ -20,11 +20,14 @@ READY = Ready(
 )
 
 
+CHECKOUT = Path(__file__).parents[2]
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, "/here/.worldrouter"),
-        ({"WORLDROUTER_HOME": ""}, "/here/.worldrouter"),
+        ({}, str(CHECKOUT / ".worldrouter")),
+        ({"WORLDROUTER_HOME": ""}, str(CHECKOUT / ".worldrouter")),
         ({"WORLDROUTER_HOME": "/var/lib/router"}, "/var/lib/router"),
         ({"WORLDROUTER_HOME": "state"}, "/here/state"),
         ({"WORLDROUTER_HOME": "~/router"}, "/home/ada/router"),
@@ -33,7 +36,7 @@ READY = Ready(
 def test_the_environment_names_the_folder(
     environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """$WORLDROUTER_HOME, else .worldrouter in the current folder; always absolute."""
+    """$WORLDROUTER_HOME, seen from the current folder, else .worldrouter in the checkout; always absolute."""
     monkeypatch.setenv("HOME", "/home/ada")
     assert Home.find(environment, Path("/here")).path == Path(expected)
 

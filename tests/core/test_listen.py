@@ -19,9 +19,10 @@ PLAIN = TlsSettings()
 
 @pytest.fixture
 async def server() -> AsyncIterator[grpc.aio.Server]:
-    """A server with our options, not started."""
+    """A server with our options. It starts at last: the library crashes over one that never did."""
     made = make_server(CoreSettings())
     yield made
+    await made.start()
     await made.stop(0)
 
 

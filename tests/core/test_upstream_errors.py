@@ -137,3 +137,13 @@ async def test_an_endless_error_body_is_not_read_to_its_end() -> None:
 
     await read_refusal(read, head(400))
     assert given <= MAX_ERROR_BYTES
+
+
+@pytest.mark.parametrize("secret", ["authorization: Bearer sk-super-secret", "sk-super-secret", "AIza" + "x" * 35])
+def test_a_provider_s_echo_of_our_key_is_blacked_out(secret: str) -> None:
+    """Its message is the caller's to read, our credential is not."""
+    body = json.dumps({"error": {"message": f"bad key {secret} given"}}).encode()
+    message = refusal(Head(400, "application/json", None), body).message
+    assert message.startswith("bad key")
+    assert "super-secret" not in message
+    assert "AIza" not in message
