@@ -65,8 +65,8 @@ def main(*, short: bool, rounds: int, only: tuple[str, ...], json_file: Path | N
 
     The same load goes to a model's upstream directly, through a bare aiohttp proxy, through `worldrouter serve`,
     and through `worldrouter core` with `python -m edge`, in turns, all on this machine. The router has one core;
-    the load generator and the upstream another, where there are two. Tables go to the standard output. The exit
-    status is 1 when a single answer was wrong.
+    the load generator and the upstream another, where there are two. Nothing else should be running: it takes ten
+    minutes. Tables go to the standard output. The exit status is 1 when a single answer was wrong.
     """
     known = {case.name: case for case in (short_cases() if short else cases())}
     unknown = [name for name in only if name not in known]

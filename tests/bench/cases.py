@@ -39,22 +39,24 @@ def cases() -> list[Case]:
         Case(UNARY, "unary, 1 kB bodies, 64 connections", _plan()),
         Case("unary_64k", "unary, 64 kB bodies, 16 connections", _plan(body_bytes=64 * KB, connections=16)),
         Case("unary_900k", "unary, 900 kB bodies, 8 connections", _plan(body_bytes=900 * KB, connections=8)),
-        Case("unary_open", "unary, 1 kB bodies, 100 due each second", _plan(loop="open", rate=100, window_s=6)),
+        Case("unary_open", "unary, 1 kB bodies, 100 due each second", _plan(loop="open", rate=100, window_s=5)),
         Case("stream_burst", "64 streams of 100 chunks, as fast as it goes", _plan(chunks=100)),
-        Case(PACED, "64 streams of 100 chunks, 10 ms apart", _plan(**paced, warm_s=2, window_s=5)),
+        Case(PACED, "64 streams of 100 chunks, 10 ms apart", _plan(**paced, warm_s=1.5, window_s=4)),
         Case(
             "stream_open",
             "40 streams due each second, 20 chunks 10 ms apart",
-            _plan(loop="open", rate=40, **short, window_s=6),
+            _plan(loop="open", rate=40, **short, window_s=5),
         ),
         Case("connect", "256 clients connect at once, a stream each", _plan(loop="waves", connections=256, **short)),
         Case(
             "stall_900k",
             "unary, 900 kB bodies, 20 due each second",
-            _plan(loop="open", rate=20, body_bytes=900 * KB, window_s=5),
+            _plan(loop="open", rate=20, body_bytes=900 * KB, window_s=4),
             probed=True,
         ),
-        Case("stall_paced", "64 streams of 100 chunks, 10 ms apart", _plan(**paced, warm_s=2, window_s=5), probed=True),
+        Case(
+            "stall_paced", "64 streams of 100 chunks, 10 ms apart", _plan(**paced, warm_s=1.5, window_s=4), probed=True
+        ),
     ]
 
 

@@ -29,7 +29,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Before the upstream says anything."""
     body_bytes: int = 1000
     warm_s: float = 1.0
-    window_s: float = 4.0
+    window_s: float = 3.0
     requests_most: int = 0
     """Ends the window when so many requests have been begun in it; 0: only time ends it."""
     leave_every: int = 0
