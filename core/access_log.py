@@ -8,7 +8,7 @@ from typing import TextIO
 
 import msgspec
 
-from core.line_writer import LineWriter
+from core.process.line_writer import LineWriter
 
 DELAY_S = 0.1
 

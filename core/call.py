@@ -1,6 +1,6 @@
 """Who calls, and under which request id: what every servicer may ask about the call it serves.
 
-`core.guard` sets it before a handler runs; it is a context variable because the generated servicers fix the
+`core.access.guard` sets it before a handler runs; it is a context variable because the generated servicers fix the
 handlers' parameters.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 
 class Role(enum.Enum):
-    """What a credential is; `core.authorization` says what each may call."""
+    """What a credential is; `core.access.authorization` says what each may call."""
 
     ANONYMOUS = "anonymous"
     API_KEY = "api_key"

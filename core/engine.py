@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable, Coroutine, Mapping
 
 from core.access_log import AccessRecord
-from core.admission import Admission
 from core.catalog import Catalog
-from core.dispatch import TimeLimits
-from core.escrow import Escrow, EscrowSettings
+from core.chat.admission import Admission
+from core.chat.dispatch import TimeLimits
+from core.chat.pipeline import Pipeline
 from core.ids import IdSource
-from core.ledger import LedgerWriter
 from core.metrics import Metrics
-from core.pipeline import Pipeline
+from core.money.escrow import Escrow, EscrowSettings
+from core.money.ledger import LedgerWriter
+from core.money.ratios import TextRatios
 from core.providers.base import Provider
-from core.ratios import TextRatios
 from core.settings import Settings
 from storage.interfaces import Store, StoreError
 

@@ -1,7 +1,8 @@
 """`worldrouter serve`: model, core and edge in one process and one event loop. The only module that sees both halves.
 
 The edge's channel is the core's in-process one; the gRPC port is open too, for internal services. With several
-workers each is such a process, but for the model; `core.workers` keeps them and this one only starts what they share.
+workers each is such a process, but for the model; `core.process.workers` keeps them, and this one only starts what
+they share.
 """
 
 from __future__ import annotations
@@ -22,17 +23,19 @@ import uvloop
 from prometheus_client import CollectorRegistry
 from worldrouter.v1 import auth_pb2, auth_pb2_grpc
 
-from core.admin import AdminServer
 from core.embedded.defaults import wants_embedded_model, with_embedded_model, with_presets
 from core.embedded.model import MODEL_ID, ModelServerError
 from core.embedded.model_server import ModelServer
 from core.engine import LAST_WORDS_S
 from core.home import Home, Ready, WorkerProcess
 from core.inprocess import InProcessServer
-from core.lifecycle import StopSignals
-from core.line_writer import LineWriter
-from core.listen import CannotListen, refuse_taken
-from core.logs import log_to
+from core.process.admin import AdminServer
+from core.process.lifecycle import StopSignals
+from core.process.line_writer import LineWriter
+from core.process.listen import CannotListen, refuse_taken
+from core.process.logs import log_to
+from core.process.welcome import welcome
+from core.process.workers import Order, Started, WorkerFailed, Workers
 from core.server import (
     CoreServer,
     check_database,
@@ -43,8 +46,6 @@ from core.server import (
 )
 from core.settings import BadSettings, Settings, load
 from core.state import operator_token, peppers
-from core.welcome import welcome
-from core.workers import Order, Started, WorkerFailed, Workers
 from edge.app import make_app
 from edge.server import CannotListen as EdgeCannotListen
 from edge.server import EdgeServer, bind

@@ -30,19 +30,19 @@ from worldrouter.v1 import (
 )
 
 from core import configured, state
+from core.access.auth import Authenticator, OperatorCredential
+from core.access.guard import Guard
 from core.access_log import AccessLog, AccessRecord
-from core.admin import AdminServer
-from core.auth import Authenticator, OperatorCredential
 from core.call import Call
 from core.engine import Engine
-from core.guard import Guard
 from core.home import Home
 from core.ids import IdSource
-from core.lifecycle import StopSignals
-from core.line_writer import LineWriter
-from core.listen import CannotListen, listen, make_server
-from core.logs import log_to
 from core.metrics import Metrics
+from core.process.admin import AdminServer
+from core.process.lifecycle import StopSignals
+from core.process.line_writer import LineWriter
+from core.process.listen import CannotListen, listen, make_server
+from core.process.logs import log_to
 from core.services.accounts import AccountServicer
 from core.services.catalog import RoutingServicer
 from core.services.chat import CLIENT_GONE, ChatServicer, RawChatServicer

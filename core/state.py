@@ -7,8 +7,8 @@ import os
 import secrets
 from pathlib import Path
 
-from core.apikeys import Peppers
-from core.auth import TOKEN_MIN_LENGTH
+from core.access.apikeys import Peppers
+from core.access.auth import TOKEN_MIN_LENGTH
 from core.home import Home
 from core.settings import BadSettings
 

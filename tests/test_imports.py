@@ -18,29 +18,29 @@ FILES = sorted(path for package in ("core", "edge", "storage") for path in (ROOT
 # Tested with plain values: they know neither transport nor database.
 PURE = frozenset(
     {
-        "core.admission",
-        "core.answers",
+        "core.chat.admission",
+        "core.chat.answers",
         "core.catalog",
-        "core.chunks",
-        "core.dispatch",
-        "core.envelope",
-        "core.escrow",
-        "core.exchange",
-        "core.ledger",
-        "core.meter",
-        "core.money",
-        "core.pipeline",
-        "core.ratios",
+        "core.chat.chunks",
+        "core.chat.dispatch",
+        "core.chat.envelope",
+        "core.money.escrow",
+        "core.chat.exchange",
+        "core.money.ledger",
+        "core.money.meter",
+        "core.money.pricing",
+        "core.chat.pipeline",
+        "core.money.ratios",
         "core.routing",
-        "core.sse",
-        "core.tool_calls",
-        "core.upstream_errors",
-        "core.usage",
+        "core.chat.sse",
+        "core.chat.tool_calls",
+        "core.chat.upstream_errors",
+        "core.money.usage",
     }
 )
 MACHINERY = frozenset({"grpc", "google", "worldrouter", "aiohttp", "sqlalchemy", "grpc_health", "grpc_reflection"})
 # What the pure ones may see of the core besides one another.
-COMMON = frozenset({"core.access_log", "core.call", "core.errors", "core.line_writer", "core.providers.base"})
+COMMON = frozenset({"core.access_log", "core.call", "core.errors", "core.process.line_writer", "core.providers.base"})
 # Immutable, or said not to change: what may be assigned at a module's top level.
 CONSTANT_TYPES = frozenset({"Final", "Mapping", "Sequence", "Iterable", "Collection", "TypeAlias", "ClassVar"})
 MUTABLE_CALLS = frozenset({"dict", "list", "set", "defaultdict", "OrderedDict", "Counter", "deque", "bytearray"})

@@ -19,7 +19,7 @@ from typing import Any
 import xllamacpp  # type: ignore[import-untyped]
 
 from core.embedded.model import CONTEXT_TOKENS, MAX_OUTPUT_TOKENS, MODEL_ID, ModelServerError, find_model
-from core.lifeline import end_with_parent
+from core.process.lifeline import end_with_parent
 
 HOST = "127.0.0.1"
 SLOTS = 2

@@ -9,8 +9,8 @@ from worldrouter.v1 import account_pb2, account_pb2_grpc
 
 from core.errors import AlreadyExists, InvalidRequest
 from core.ids import IdSource
-from core.paging import Number, Pager, Word
 from core.services import Context, fields
+from core.services.paging import Number, Pager, Word
 from storage.interfaces import AccountStore, Duplicate
 from storage.records import Account, AccountKind
 

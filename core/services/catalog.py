@@ -10,8 +10,8 @@ from worldrouter.v1 import routing_pb2, routing_pb2_grpc, types_pb2
 from core.call import Role, current_call
 from core.catalog import Catalog, Endpoint, Model
 from core.errors import InvalidRequest
-from core.paging import Number, Pager, Word
 from core.services import Context, fields
+from core.services.paging import Number, Pager, Word
 
 
 class RoutingServicer(routing_pb2_grpc.RoutingServiceServicer):

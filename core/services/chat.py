@@ -12,11 +12,11 @@ import grpc.aio
 from google.protobuf.timestamp_pb2 import Timestamp
 from worldrouter.v1 import chat_pb2, chat_pb2_grpc, raw_chat_pb2, raw_chat_pb2_grpc, types_pb2
 
-from core import typed
 from core.call import current_call
+from core.chat import typed
+from core.chat.exchange import Exchange
+from core.chat.pipeline import Pipeline
 from core.errors import InvalidRequest
-from core.exchange import Exchange
-from core.pipeline import Pipeline
 from core.services import Context
 
 _RawEvent = raw_chat_pb2.StreamRawCompletionResponse

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 from worldrouter.v1 import auth_pb2, auth_pb2_grpc
 
-from core.apikeys import ID_PREFIX, Peppers, key_id_of, make_key, shown_prefix, shown_suffix
-from core.auth import Authenticator
+from core.access.apikeys import ID_PREFIX, Peppers, key_id_of, make_key, shown_prefix, shown_suffix
+from core.access.auth import Authenticator
 from core.call import Role, current_call
 from core.errors import Conflict, Forbidden, InvalidRequest
 from core.ids import IdSource
-from core.paging import Number, Pager, Word
 from core.services import Context, fields
+from core.services.paging import Number, Pager, Word
 from storage.interfaces import AccountStore, KeyStore, Missing
 from storage.records import ApiKey, NewApiKey
 

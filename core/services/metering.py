@@ -12,9 +12,9 @@ from worldrouter.v1 import metering_pb2, metering_pb2_grpc, types_pb2
 from core.call import Role, current_call
 from core.errors import Conflict, InvalidRequest
 from core.ids import IdSource
-from core.money import NANO_USD_PER_USD, service_fee_nano_usd, usd_text
-from core.paging import Number, Pager
+from core.money.pricing import NANO_USD_PER_USD, service_fee_nano_usd, usd_text
 from core.services import Context, fields
+from core.services.paging import Number, Pager
 from storage.interfaces import AccountStore, IdempotencyConflict, LedgerStore
 from storage.records import LedgerEntry, LedgerKind, TopUp, UsageRecord
 

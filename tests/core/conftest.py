@@ -18,17 +18,17 @@ import msgspec
 import pytest
 
 from core.access_log import AccessRecord
-from core.admission import Admission
 from core.call import Call, Caller, Role
 from core.catalog import Catalog, Endpoint, Model, price_of
-from core.dispatch import TimeLimits
-from core.escrow import Escrow, EscrowSettings
-from core.exchange import Exchange
-from core.ledger import LedgerWriter
-from core.pipeline import Pipeline
+from core.chat.admission import Admission
+from core.chat.dispatch import TimeLimits
+from core.chat.exchange import Exchange
+from core.chat.pipeline import Pipeline
+from core.money.escrow import Escrow, EscrowSettings
+from core.money.ledger import LedgerWriter
+from core.money.ratios import TextRatios
 from core.providers.script import Script
 from core.providers.scripted import ScriptedProvider
-from core.ratios import TextRatios
 from storage.interfaces import CommitUnknown, Store, StoreUnavailable
 from storage.migrate import migrate
 from storage.store import open_store

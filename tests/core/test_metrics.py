@@ -13,9 +13,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.access_log import AccessRecord
-from core.admin import AdminServer
-from core.listen import CannotListen
 from core.metrics import Metrics
+from core.process.admin import AdminServer
+from core.process.listen import CannotListen
 
 
 @pytest.fixture

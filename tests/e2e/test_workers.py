@@ -35,7 +35,7 @@ UNBALANCED = """
       + (SELECT coalesce(sum(amount), 0) FROM ledger WHERE debit_account = a.id)
       <> (SELECT coalesce(sum(amount), 0) FROM ledger WHERE credit_account = a.id))
 """
-UNGRACIOUS = "import core.workers; core.workers.GRACE_S = 0.5; from core.cli import main; main('serve')"
+UNGRACIOUS = "import core.process.workers as workers; workers.GRACE_S = 0.5; from core.cli import main; main('serve')"
 
 
 @dataclass

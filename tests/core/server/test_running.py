@@ -23,7 +23,7 @@ from worldrouter.v1 import (
 )
 
 from core.home import Home
-from core.listen import CannotListen
+from core.process.listen import CannotListen
 from core.server import CoreServer
 from core.settings import BadSettings
 from storage.interfaces import StoreUnavailable

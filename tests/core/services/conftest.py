@@ -30,10 +30,10 @@ from worldrouter.v1 import (
     routing_pb2_grpc,
 )
 
-from core.apikeys import Peppers
-from core.auth import Authenticator, OperatorCredential
+from core.access.apikeys import Peppers
+from core.access.auth import Authenticator, OperatorCredential
+from core.access.guard import Guard
 from core.catalog import Catalog, Endpoint, Model, price_of
-from core.guard import Guard
 from core.ids import IdSource
 from core.services.accounts import AccountServicer
 from core.services.catalog import RoutingServicer

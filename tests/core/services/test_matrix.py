@@ -20,8 +20,8 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from worldrouter.v1 import account_pb2, auth_pb2
 
-from core.apikeys import make_key
-from core.authorization import RPC_ROLES
+from core.access.apikeys import make_key
+from core.access.authorization import RPC_ROLES
 from core.call import Role
 
 C = grpc.StatusCode

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import InvalidRequest
-from core.paging import Number, Pager, Word
+from core.services.paging import Number, Pager, Word
 
 
 def pager(token: str = "", *, size: int = 0, scope: tuple[str, ...] = ("List", "acct_a")) -> Pager[tuple[int, str]]:

@@ -1,0 +1,292 @@
+"""Who calls: the credential in the `authorization` metadata, judged from memory.
+
+All keys lie in a table in memory, loaded from the store at start and brought up to date by a poll every second
+that asks for what changed since the last sequence number. A key's entry is replaced only by one of a greater
+sequence and never from the request path. When polls have failed for 5 seconds the table is not trusted: then
+the answer is ServiceUnavailable, never InvalidApiKey and never "allowed".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import hmac
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from core.access.apikeys import KEY_PREFIX, Peppers, UnknownPepper, key_id_of
+from core.call import Caller, Role
+from core.errors import InvalidApiKey, ServiceUnavailable
+from storage.interfaces import KeyStore
+from storage.records import ApiKey
+
+_logger = logging.getLogger(__name__)
+
+POLL_INTERVAL_S = 1.0
+"""Between polls: a revoked key is refused everywhere within 2 seconds."""
+TRUST_S = 5.0
+"""Age of the last poll that worked from which on the table is not trusted."""
+REFRESH_INTERVAL_S = 0.25
+"""Least time between two loads on behalf of unknown keys, so that made-up ones cannot wear the store out."""
+LOAD_TIMEOUT_S = 2.0
+"""For one page of a load."""
+
+_PAGE_SIZE = 1000
+_CREDENTIAL_MAX_LENGTH = 512
+TOKEN_MIN_LENGTH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorCredential:
+    """The operator's token, and the default account that it acts on."""
+
+    token: str
+    account_id: str
+
+    def __post_init__(self) -> None:
+        if len(self.token) < TOKEN_MIN_LENGTH:
+            raise ValueError(f"the operator's token needs at least {TOKEN_MIN_LENGTH} characters")
+
+
+class Authenticator:
+    """Tells callers by their credentials.
+
+    `clock_us` is the wall clock (microseconds since the Unix epoch), for expiry; `monotonic_s` measures the age of
+    the table. `on_revoked` is called with the id of each key that stopped being valid, or of which a secret did
+    that running streams may have been opened with: they are to be cut. It must not block nor raise. No stream
+    lives longer than `stream_total_s`.
+
+    `await refresh()` once before serving, then keep `run()` as a task.
+    """
+
+    def __init__(
+        self,
+        store: KeyStore,
+        peppers: Peppers,
+        operator: OperatorCredential,
+        *,
+        clock_us: Callable[[], int],
+        monotonic_s: Callable[[], float],
+        on_revoked: Callable[[str], None],
+        stream_total_s: float = 900.0,
+    ) -> None:
+        self._store = store
+        self._peppers = peppers
+        self._operator_token = operator.token.encode()
+        self._operator = Caller(Role.OPERATOR, operator.account_id, None)
+        self._clock_us = clock_us
+        self._monotonic_s = monotonic_s
+        self._on_revoked = on_revoked
+        self._keys: dict[str, ApiKey] = {}
+        self._seq = 0
+        self._trusted_until_s = float("-inf")
+        self._loads = _Loads(self._load, monotonic_s)
+        self._ends: list[tuple[int, str, int]] = []
+        self._old_secret_used_us: dict[str, int] = {}
+        self._stream_total_us = int(stream_total_s * 1_000_000)
+
+    async def authenticate(self, authorization: str | None) -> Caller:
+        """The caller of this `authorization` metadata, "Bearer " (any case) and an API key or the operator's token.
+
+        Raises InvalidApiKey, or ServiceUnavailable when the keys cannot be known now. Suspends only for a
+        well-formed key that is not in the table.
+        """
+        credential = _bearer(authorization)
+        if not credential.startswith(KEY_PREFIX):
+            if hmac.compare_digest(credential.encode("utf-8", "replace"), self._operator_token):
+                return self._operator
+            raise _incorrect()
+        key_id = key_id_of(credential)
+        if key_id is None:
+            raise _incorrect()
+        record = await self._record(key_id)
+        if record is None or not self._holds(record, credential):
+            raise _incorrect()
+        self._refuse_ended(record)
+        role = Role.SERVICE_KEY if record.account_kind == "service" else Role.API_KEY
+        return Caller(role, record.account_id, key_id)
+
+    async def verify(self, key: str) -> ApiKey | None:
+        """The record of this key if requests with it are admitted now. Raises ServiceUnavailable."""
+        key_id = key_id_of(key)
+        record = await self._record(key_id) if key_id is not None else None
+        if record is None or not self._holds(record, key) or self._ended(record):
+            return None
+        return record
+
+    async def refresh(self) -> None:
+        """Load what changed before this call, joining a load that somebody else begins.
+
+        Raises StoreError, TimeoutError.
+        """
+        await self._loads.join()
+
+    async def run(self) -> None:
+        """Poll until cancelled."""
+        while True:
+            await asyncio.sleep(POLL_INTERVAL_S)
+            try:
+                await self._loads.join()
+            except Exception as error:  # whatever it was: without polls everybody is refused for good
+                _logger.warning("polling the API keys failed: %r", error)
+            self._end_due()
+
+    async def _record(self, key_id: str) -> ApiKey | None:
+        """The entry of this key; loads once more when there is none: another core may just have made it."""
+        if self._monotonic_s() >= self._trusted_until_s:
+            raise _unavailable()
+        record = self._keys.get(key_id)
+        if record is None:
+            try:
+                await self._loads.join(least_interval_s=REFRESH_INTERVAL_S)
+            except Exception as error:
+                raise _unavailable() from error
+            record = self._keys.get(key_id)
+        return record
+
+    def _holds(self, record: ApiKey, key: str) -> bool:
+        """Whether the key is the record's secret, or its old one that has not ended."""
+        try:
+            if self._peppers.matches(key, record.secret):
+                return True
+            old = record.old_secret
+            if old is None or (record.old_secret_expires_us or 0) <= self._clock_us():
+                return False
+            if not self._peppers.matches(key, old):
+                return False
+        except UnknownPepper as error:
+            _logger.error("key %s cannot be checked: %s", record.id, error)
+            raise _unavailable() from error
+        self._old_secret_used_us[record.id] = self._clock_us()
+        return True
+
+    def _ended(self, record: ApiKey) -> bool:
+        if record.revoked_us is not None:
+            return True
+        return record.expires_us is not None and record.expires_us <= self._clock_us()
+
+    def _refuse_ended(self, record: ApiKey) -> None:
+        if record.revoked_us is not None:
+            raise InvalidApiKey("This API key was revoked.")
+        if self._ended(record):
+            raise InvalidApiKey("This API key has expired.")
+
+    async def _load(self) -> None:
+        """Bring the table up to date with the store as it was when this began, or later."""
+        began_s = self._monotonic_s()
+        while True:
+            async with asyncio.timeout(LOAD_TIMEOUT_S):
+                changed = await self._store.keys_changed_since(self._seq, _PAGE_SIZE)
+            for record in changed:
+                self._replace(record)
+            if len(changed) < _PAGE_SIZE:
+                break
+        self._trusted_until_s = began_s + TRUST_S
+
+    def _replace(self, record: ApiKey) -> None:
+        """Put an entry in, unless the table has one as new; report the key if it, or a secret of it, ended."""
+        self._seq = max(self._seq, record.seq)
+        known = self._keys.get(record.id)
+        if known is not None and known.seq >= record.seq:
+            return
+        self._keys[record.id] = record
+        now_us = self._clock_us()
+        for end_us in (record.expires_us, record.old_secret_expires_us):
+            if end_us is not None and end_us > now_us:
+                heapq.heappush(self._ends, (end_us, record.id, record.seq))
+        if known is None or self._ended(known):
+            return
+        if self._ended(record) or not self._secrets(known) <= self._secrets(record):
+            self._revoked(record.id)
+        elif known.secret != record.secret:
+            # What is the old secret now was in use until this moment, for all we know.
+            self._old_secret_used_us[record.id] = now_us
+
+    def _secrets(self, record: ApiKey) -> set[bytes]:
+        """Digests of the secrets that are valid now, the record itself aside."""
+        valid = {record.secret.digest}
+        if record.old_secret is not None and (record.old_secret_expires_us or 0) > self._clock_us():
+            valid.add(record.old_secret.digest)
+        return valid
+
+    def _end_due(self) -> None:
+        """Report keys that expired since the last time, and those whose old secret ended while it was in use here.
+
+        "In use" spares the streams of a key whose holder changed over to the new secret in time: streams are
+        cut by key, whichever secret opened them.
+        """
+        now_us = self._clock_us()
+        while self._ends and self._ends[0][0] <= now_us:
+            _, key_id, seq = heapq.heappop(self._ends)
+            record = self._keys[key_id]
+            if record.seq != seq or record.revoked_us is not None:
+                continue
+            used_us = self._old_secret_used_us.get(key_id)
+            in_use = used_us is not None and now_us - used_us <= self._stream_total_us
+            if self._ended(record) or in_use:
+                self._revoked(key_id)
+
+    def _revoked(self, key_id: str) -> None:
+        self._old_secret_used_us.pop(key_id, None)
+        self._on_revoked(key_id)
+
+
+class _Loads:
+    """Runs a load for all who ask meanwhile, one at a time.
+
+    A caller is served by a load that began after it asked; who asks while one runs waits for the next.
+    """
+
+    def __init__(self, load: Callable[[], Awaitable[None]], monotonic_s: Callable[[], float]) -> None:
+        self._load = load
+        self._monotonic_s = monotonic_s
+        self._lock = asyncio.Lock()
+        self._begun = 0
+        self._begun_s = float("-inf")
+        self._ended = 0
+        self._error: Exception | None = None
+
+    async def join(self, *, least_interval_s: float = 0.0) -> None:
+        """Wait for the end of a load that begins from now on, that long after the last one; its error is raised."""
+        ticket = self._begun
+        async with self._lock:
+            if self._ended <= ticket:
+                wait_s = self._begun_s + least_interval_s - self._monotonic_s()
+                if wait_s > 0:
+                    await asyncio.sleep(wait_s)
+                await self._run()
+            if self._error is not None:
+                raise self._error.with_traceback(None)
+
+    async def _run(self) -> None:
+        """One load. A cancelled one leaves no outcome: the next in line loads again."""
+        self._begun += 1
+        self._begun_s = self._monotonic_s()
+        number = self._begun
+        try:
+            await self._load()
+        except Exception as error:
+            self._error = error
+        else:
+            self._error = None
+        self._ended = number
+
+
+def _bearer(authorization: str | None) -> str:
+    """The credential of a Bearer authorization, of a length fit to be looked at."""
+    if authorization is None:
+        raise InvalidApiKey("No API key was sent: it belongs into `Authorization: Bearer wlrouter_...`.")
+    scheme, _, credential = authorization.partition(" ")
+    credential = credential.strip(" ")
+    if scheme.lower() != "bearer" or not credential or len(credential) > _CREDENTIAL_MAX_LENGTH:
+        raise _incorrect()
+    return credential
+
+
+def _incorrect() -> InvalidApiKey:
+    return InvalidApiKey("Incorrect API key.")
+
+
+def _unavailable() -> ServiceUnavailable:
+    return ServiceUnavailable("API keys cannot be checked now.", retry_after_s=1.0)

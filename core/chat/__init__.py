@@ -1,0 +1,1 @@
+"""One chat, from its body to its answer."""

@@ -1,0 +1,304 @@
+"""The chunks of a streamed answer, given the caller's view: our id and model, its choice about usage.
+
+An upstream's chunks mostly begin alike (id, object, created, model). That head is learned from a chunk and
+exchanged for ours by prefix. Whatever the fast path does not recognise (another head, a finish reason, usage,
+tool calls, a missing role) is taken apart to its top-level values, which stay the bytes they were, and put
+together again.
+
+The chunk that carries the last finish reason, and whatever follows it, is held back until the stream's end: it may
+leave only when the charge is committed.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from core.chat.tool_calls import ToolCallNumbering
+from core.errors import UpstreamFailed
+from core.money.usage import TokenCounts, merged_usage, parse_usage, usage_json
+
+MAX_HELD_CHUNKS = 1_024
+
+_NULL = Raw(b"null")
+_NONE = Raw(b"[]")
+_EMPTY = (_NULL, Raw(b'""'))
+_ROLE = Raw(b'"assistant"')
+_TAIL_USAGE = b',"usage":null}'
+_DONE = b"[DONE]"
+_ESCAPES = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<half>u[dD][89a-fA-F]..)|.)", re.DOTALL)
+"""JSON's escapes: a pair of surrogates, half of one, any other."""
+_OBJECT = Raw(b'"chat.completion.chunk"')
+
+
+class _Delta(msgspec.Struct):
+    role: Raw | UnsetType = UNSET
+    content: Raw = _NULL
+    reasoning_content: Raw = _NULL
+    refusal: Raw = _NULL
+    tool_calls: Raw = _NULL
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    id: Raw = _NULL
+    created: Raw = _NULL
+    model: Raw = _NULL
+    choices: list[_Choice] | None = None
+    usage: Raw | UnsetType = UNSET
+    error: Raw = _NULL
+
+
+_Object = dict[str, Raw]
+_chunk_decoder = msgspec.json.Decoder(_Chunk)
+_object_decoder = msgspec.json.Decoder(_Object)
+_choices_decoder = msgspec.json.Decoder(list[_Object])
+_encoder = msgspec.json.Encoder()
+
+
+class ChunkRewriter:
+    """One stream. Feed it the data of the upstream's events; it gives the chunks to pass on.
+
+    `finish_reasons` by choice index, `usage` as last reported, `text_bytes` of what was produced,
+    `counted_bytes` of what had been produced when usage was last reported.
+    """
+
+    __slots__ = (
+        "_created",
+        "_head",
+        "_held",
+        "_id",
+        "_include_usage",
+        "_introduced",
+        "_model",
+        "_our_head",
+        "_tool_calls",
+        "_usage_chunk",
+        "_usage_raw",
+        "counted_bytes",
+        "done",
+        "finish_reasons",
+        "text_bytes",
+        "usage",
+    )
+
+    def __init__(self, *, completion_id: str, model: str, created_s: int, include_usage: bool) -> None:
+        self._id = Raw(_encoder.encode(completion_id))
+        self._model = Raw(_encoder.encode(model))
+        self._created = Raw(b"%d" % created_s)
+        self._include_usage = include_usage
+        self._head: bytes | None = None
+        self._our_head = b""
+        self._held: list[bytes] = []
+        self._introduced: set[int] = set()
+        self._tool_calls = ToolCallNumbering()
+        self._usage_raw: Raw | None = None
+        self._usage_chunk: _Object | None = None
+        self.finish_reasons: dict[int, str | None] = {}
+        self.usage: TokenCounts | None = None
+        self.text_bytes = self.counted_bytes = 0
+        self.done = False
+
+    def push(self, data: bytes, out: list[bytes]) -> None:
+        """Take the data of one event and append what may be passed on now.
+
+        UpstreamFailed when it is not a chunk, or reports an error.
+        """
+        if self.done or not data:
+            return
+        if data == _DONE:
+            self.done = True
+            return
+        if b"\n" in data:  # of several data lines; it stands between tokens, as JSON has none in its strings
+            data = data.replace(b"\n", b" ")
+        chunk, data = _read(data)
+        if chunk.choices:
+            self._push_choices(data, chunk, chunk.choices, out)
+        if chunk.usage is not UNSET and chunk.usage != _NULL:
+            self._note_usage(chunk.usage)
+            if not chunk.choices:
+                self._usage_chunk = _object_decoder.decode(data)
+
+    def _push_choices(self, data: bytes, chunk: _Chunk, choices: list[_Choice], out: list[bytes]) -> None:
+        plain = self._note_choices(choices)
+        if self._held:
+            if None in self.finish_reasons.values():  # another choice goes on: that was not the last finish
+                out += self._held
+                self._held = []
+            elif len(self._held) > MAX_HELD_CHUNKS:
+                raise UpstreamFailed("The upstream goes on after the end of its answer.")
+            else:
+                out, plain = self._held, False
+        if plain and (passed := self._exchange_head(data, chunk)) is not None:
+            out.append(passed)
+        else:
+            self._rewrite(data, choices, out)
+
+    def finish(self, charged: TokenCounts) -> list[bytes]:
+        """The last chunks: the held ones, and the usage chunk if the caller asked for it.
+
+        `charged` is `usage`, which is shown as the upstream wrote it, or an estimate. UpstreamFailed when the stream
+        was cut before every choice finished.
+        """
+        self.check_complete()
+        if not self._include_usage:
+            return self._held
+        reported = self._usage_raw if charged is self.usage else None
+        last = {"choices": _NONE, "usage": reported or Raw(usage_json(charged))}
+        return [*self._held, _encoder.encode({"object": _OBJECT} | self._ours(self._usage_chunk or {}) | last)]
+
+    def check_complete(self) -> None:
+        """UpstreamFailed unless every choice has finished: a finish is never made up."""
+        if not self.finish_reasons or None in self.finish_reasons.values():
+            raise UpstreamFailed("The upstream ended the stream before the answer was complete.")
+
+    def reasons(self) -> tuple[str, ...]:
+        """The finish reasons so far, by choice index."""
+        return tuple(reason or "" for _, reason in sorted(self.finish_reasons.items()))
+
+    def _note_usage(self, raw: Raw) -> None:
+        counted = parse_usage(raw)
+        if counted is None:
+            raw = raw if self._usage_raw is None else merged_usage(self._usage_raw, raw)
+            counted = parse_usage(raw)
+        if counted is not None:
+            self.counted_bytes = self.text_bytes
+        elif self.usage is not None:
+            return  # what was reported before is better than this
+        self.usage, self._usage_raw = counted, raw
+
+    def _note_choices(self, choices: list[_Choice]) -> bool:
+        """Note what the choices produced; whether they may pass without a look inside."""
+        plain = True
+        for choice in choices:
+            self.finish_reasons.setdefault(choice.index, None)
+            plain = plain and choice.finish_reason is None and choice.delta is not None
+            if choice.delta is None:
+                continue
+            self.text_bytes += _text_bytes(choice.delta)
+            plain = plain and choice.delta.tool_calls == _NULL
+            if choice.index not in self._introduced:
+                if choice.delta.role == _ROLE and not choice.finish_reason:
+                    self._introduced.add(choice.index)
+                else:
+                    plain = False
+        return plain
+
+    def _exchange_head(self, data: bytes, chunk: _Chunk) -> bytes | None:
+        """The chunk with its head exchanged; None when it takes a closer look."""
+        if self._head is None or not data.startswith(self._head):
+            self._learn_head(data)
+            if self._head is None or not data.startswith(self._head):
+                return None
+        tail = data[len(self._head) :]
+        if b"\\u00" in tail or b'"id"' in tail or b'"model"' in tail or b'"created"' in tail:
+            return None
+        if chunk.usage is UNSET:
+            if not self._include_usage:
+                return self._our_head + tail
+            return self._our_head + tail[:-1] + _TAIL_USAGE if tail.endswith(b"}") else None
+        if chunk.usage != _NULL:
+            return None
+        if self._include_usage:
+            return self._our_head + tail
+        if tail.endswith(_TAIL_USAGE) and tail.count(b'"usage"') == 1:
+            return self._our_head + tail[: -len(_TAIL_USAGE)] + b"}"
+        return None
+
+    def _learn_head(self, data: bytes) -> None:
+        self._head = None
+        end = data.find(b'"choices"')
+        if end < 2 or data[end - 1 : end] != b",":
+            return
+        try:
+            fields = _object_decoder.decode(data[: end - 1] + b"}")
+        except msgspec.DecodeError:
+            return
+        if not {"id", "created", "model"} <= fields.keys() or fields.keys() & {"usage", "error"}:
+            return
+        self._head = data[:end]
+        self._our_head = _encoder.encode(self._ours(fields))[:-1] + b","
+
+    def _ours(self, fields: _Object) -> _Object:
+        return fields | {"id": self._id, "created": self._created, "model": self._model}
+
+    def _rewrite(self, data: bytes, views: list[_Choice], out: list[bytes]) -> None:
+        fields = self._ours(_object_decoder.decode(data))
+        fields.pop("usage", None)
+        if self._include_usage:
+            fields["usage"] = _NULL
+        running: list[_Object] = []
+        finishing: list[_Object] = []
+        for view, choice in zip(views, _choices_decoder.decode(fields["choices"]), strict=True):
+            self._sort(view, choice, running, finishing)
+        if running:
+            out.append(_encoder.encode(fields | {"choices": Raw(_encoder.encode(running))}))
+        if finishing:
+            self._held.append(_encoder.encode(fields | {"choices": Raw(_encoder.encode(finishing))}))
+
+    def _sort(self, view: _Choice, choice: _Object, running: list[_Object], finishing: list[_Object]) -> None:
+        """Mend one choice, and split it when it both says something and finishes."""
+        delta = _object_decoder.decode(choice["delta"]) if view.delta is not None else {}
+        if view.delta is not None and view.delta.tool_calls != _NULL:
+            delta["tool_calls"] = self._tool_calls.number(view.index, delta["tool_calls"])
+            if delta["tool_calls"] == _NONE:
+                del delta["tool_calls"]
+        says = any(name != "role" and raw not in _EMPTY for name, raw in delta.items())
+        if view.index not in self._introduced:
+            self._introduced.add(view.index)
+            delta["role"] = _ROLE
+            says = True
+        mended = choice | {"delta": Raw(_encoder.encode(delta))}
+        if not view.finish_reason:
+            running.append(mended if view.finish_reason is None else mended | {"finish_reason": _NULL})
+            return
+        self.finish_reasons[view.index] = view.finish_reason
+        last = choice | {"delta": Raw(b"{}")}
+        if says:
+            running.append(mended | {"finish_reason": _NULL})
+            last |= {"logprobs": _NULL} if "logprobs" in choice else {}
+        finishing.append(last)
+
+
+def _read(data: bytes) -> tuple[_Chunk, bytes]:
+    """The chunk, and its JSON: mended where an upstream cut a character in two."""
+    try:
+        chunk = _decode(data)
+    except msgspec.DecodeError:
+        data = _ESCAPES.sub(_without_half, data)
+        try:
+            chunk = _decode(data)
+        except msgspec.DecodeError:
+            raise UpstreamFailed("The upstream sent a chunk that is not one.") from None
+    if chunk.error != _NULL:
+        raise UpstreamFailed("The upstream reported an error in the middle of its answer.")
+    return chunk, data
+
+
+def _decode(data: bytes) -> _Chunk:
+    try:
+        if not data.isascii():
+            data.decode()
+        return _chunk_decoder.decode(data)
+    except (RecursionError, UnicodeDecodeError):
+        raise UpstreamFailed("The upstream sent a chunk that is not one.") from None
+
+
+def _without_half(escape: re.Match[bytes]) -> bytes:
+    return escape[0] if escape["half"] is None else rb"\ufffd"
+
+
+def _text_bytes(delta: _Delta) -> int:
+    """Bytes of text in a delta; a token of JSON syntax more or less does not matter."""
+    found = 0
+    for raw in (delta.content, delta.reasoning_content, delta.refusal, delta.tool_calls):
+        if raw != _NULL:
+            found += max(len(bytes(raw)) - 2, 0)
+    return found

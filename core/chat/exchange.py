@@ -1,0 +1,400 @@
+"""One chat request from its body to its answer: admitted, held, sent on, rewritten, settled.
+
+An exchange is driven by an RPC handler. All its waiting happens in `admit`, `complete`, `start`, `read` and
+`finish`; leaving its `with` block never waits, so that it ends in good order whatever happened to the caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+from core.access_log import AccessRecord
+from core.call import Call, Role
+from core.catalog import Endpoint, Model
+from core.chat.answers import Answer, read_answer
+from core.chat.chunks import ChunkRewriter
+from core.chat.dispatch import Dispatch
+from core.chat.envelope import Envelope, read_envelope
+from core.chat.sse import EventTooLong, SseDecoder
+from core.errors import (
+    InternalError,
+    InvalidRequest,
+    UpstreamFailed,
+    UpstreamTimeout,
+    WorldRouterError,
+)
+from core.money.meter import FREE_STATUSES, Meter, Outcome, Status
+from core.money.usage import NO_TOKENS, TokenCounts
+
+if TYPE_CHECKING:
+    from core.chat.pipeline import Pipeline
+
+LAST_WORDS_S = 2.0
+"""How long the handler of a request that was cut has to say so, before its RPC is cancelled."""
+MAX_ANSWER_BYTES = 64 << 20
+
+
+class Exchange:
+    """One chat request. `id`, `model`, `dispatch` and `created_s` say who answers, `tokens` what it came to."""
+
+    def __init__(self, pipeline: Pipeline, call: Call, body: bytes, *, stream: bool) -> None:
+        self._pipeline = pipeline
+        self._stream = stream
+        self._body = body
+        self._received_s = pipeline.clock()
+        self._cut: tuple[Status, WorldRouterError] | None = None
+        self._cut_s = 0.0
+        self._task: asyncio.Task[object] | None = None
+        self._first_token_s: float | None = None
+        self._lowered: int | None = None
+        self._most_output = 0
+        self._failure: UpstreamFailed | None = None
+        self._meter: Meter | None = None
+        self._answer: Answer | None = None
+        self._sse = SseDecoder()
+        self._rewriter: ChunkRewriter | None = None
+        self._envelope: Envelope | None = None
+        self.call = call
+        self.id = f"chatcmpl-{call.request_id}"
+        self.created_s = int(pipeline.wall_clock())
+        self.model: Model | None = None
+        self.dispatch: Dispatch | None = None
+        self.tokens = NO_TOKENS
+        self.finish_reasons: tuple[str, ...] = ()
+
+    # Admission
+
+    async def admit(self) -> None:
+        """Validate the request and hold its money; nothing has been sent to an upstream yet."""
+        pipeline = self._pipeline
+        pipeline.admission.refuse_if_closed()
+        pipeline.admission.refuse_too_large(self._body)
+        envelope = self._envelope = read_envelope(self._body)
+        self._body = b""
+        if envelope.stream and not self._stream:
+            raise InvalidRequest("stream: true needs the streaming RPC.", param="stream")
+        model = self.model = pipeline.catalog.require(envelope.model, see_hidden=self.call.caller.role is Role.OPERATOR)
+        if self._stream and not model.streaming:
+            raise InvalidRequest(f"The model {model.id!r} cannot stream.", param="stream")
+        reserved = await pipeline.admission.reserve(self.call.caller.account_id, envelope, model)
+        self._lowered = reserved.lowered
+        self._most_output = reserved.estimate.output_tokens
+        self._meter = Meter(
+            call=self.call,
+            model=model,
+            streamed=self._stream,
+            hold=reserved.hold,
+            estimate=reserved.estimate,
+            escrow=pipeline.escrow,
+            queue=pipeline.ledger,
+            core_id=pipeline.core_id,
+        )
+        self.dispatch = Dispatch(
+            model,
+            pipeline.providers,
+            pipeline.limits,
+            pipeline.clock,
+            stream=self._stream,
+            body_for=partial(_upstream_body, envelope, self._stream, reserved.lowered, pipeline.limit_fields),
+        )
+        if self._cut is not None:
+            raise self._cut[1]
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Initial metadata of the answer, sent just before the upstream is called."""
+        found = [("x-request-id", self.call.request_id)]
+        if self._envelope is not None and self._envelope.ignored:
+            found.append(("x-worldrouter-ignored", ",".join(self._envelope.ignored)))
+        if self._lowered is not None:
+            found.append(("x-worldrouter-max-tokens", str(self._lowered)))
+        return tuple(found)
+
+    # A whole answer
+
+    async def complete(self) -> bytes:
+        """Call the upstream and return its whole answer, charged."""
+        dispatch, model = self._admitted()
+        answer = self._answer = await dispatch.first(self._read_whole)
+        self.finish_reasons = answer.finish_reasons
+        self.tokens = answer.usage or self._estimated(answer.text_bytes)
+        body = answer.body(completion_id=self.id, model=model.id, created_s=self.created_s, estimate=self.tokens)
+        await self._settle()
+        return body
+
+    async def _read_whole(self) -> Answer:
+        dispatch, _ = self._admitted()
+        pieces: list[bytes] = []
+        size = 0
+        while piece := await dispatch.read():
+            pieces.append(piece)
+            size += len(piece)
+            if size > MAX_ANSWER_BYTES:
+                raise UpstreamFailed("The upstream's answer is too large.")
+        answer = read_answer(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        self._first_token_s = self._pipeline.clock()
+        return answer
+
+    # A streamed answer
+
+    async def start(self) -> list[bytes]:
+        """Call the upstream and return its first chunks, at least one unless the answer is complete at once."""
+        dispatch, _ = self._admitted()
+        chunks = await dispatch.first(self._first_chunks)
+        self._first_token_s = self._pipeline.clock()
+        return chunks
+
+    async def _first_chunks(self) -> list[bytes]:
+        assert self._envelope is not None
+        assert self.model is not None
+        self._sse = SseDecoder()
+        self._rewriter = ChunkRewriter(
+            completion_id=self.id,
+            model=self.model.id,
+            created_s=self.created_s,
+            include_usage=self._envelope.include_usage,
+        )
+        chunks = await self._read_chunks(self._rewriter, first=True)
+        if not chunks:
+            self._rewriter.check_complete()
+        return chunks
+
+    async def read(self) -> list[bytes]:
+        """The chunks of the next read that has any; none when `finish` is due."""
+        assert self._rewriter is not None
+        return await self._read_chunks(self._rewriter, first=False)
+
+    async def _read_chunks(self, rewriter: ChunkRewriter, *, first: bool) -> list[bytes]:
+        dispatch, _ = self._admitted()
+        chunks: list[bytes] = []
+        while not chunks and not rewriter.done:
+            if self._failure is not None:
+                raise self._failure
+            data = await dispatch.read(first=first)
+            try:
+                for event in self._events(data):
+                    rewriter.push(event, chunks)
+            except UpstreamFailed as failure:
+                if first or not chunks:
+                    raise
+                self._failure = failure  # what came before it is passed on
+            if not data:
+                break
+        return chunks
+
+    def _events(self, data: bytes) -> list[bytes]:
+        try:
+            return self._sse.feed(data) if data else self._sse.finish()
+        except EventTooLong:
+            raise UpstreamFailed("The upstream sent an event that is too long.") from None
+
+    async def finish(self) -> list[bytes]:
+        """The last chunks of a complete stream, after its charge is committed."""
+        rewriter = self._rewriter
+        assert rewriter is not None
+        if self._cut is not None:
+            raise self._cut[1]
+        self.tokens = self._counted(rewriter)
+        last = rewriter.finish(self.tokens)
+        self.finish_reasons = rewriter.reasons()
+        await self._settle()
+        return last
+
+    # The end
+
+    def cut(self, status: Status, error: WorldRouterError) -> None:
+        """End the exchange from outside: the handler's pending or next wait raises this."""
+        if self._cut is None:
+            self._cut = (status, error)
+            self._cut_s = self._pipeline.clock()
+        if self.dispatch is not None:
+            self.dispatch.fail(error)
+
+    def __enter__(self) -> Self:
+        self._task = asyncio.current_task()
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """The handler is done: release the upstream, settle what was produced, write the log line."""
+        client_gone = isinstance(error, self._pipeline.client_gone)
+        reason = "" if error is None or client_gone else _reason_of(error)
+        self._end(self._status_of(error, client_gone=client_gone), reason)
+        self._pipeline.closed(self, self._record("client_gone" if client_gone else "refused", reason))
+
+    def check(self, now_s: float) -> None:
+        """Enforce the time limits; called a few times a second. Never waits."""
+        if self.dispatch is not None and self._cut is None:
+            if self.dispatch.is_overdue(now_s):
+                self.cut("timeout", UpstreamTimeout("The answer took longer than a request may take."))
+            else:
+                self.dispatch.check(now_s)
+        elif self._cut is not None and now_s - self._cut_s > LAST_WORDS_S and not self._is_settling():
+            self.abandon()
+            if self._task is not None:
+                self._task.cancel()
+                self._task = None
+
+    def _is_settling(self) -> bool:
+        """Whether a complete answer waits for its commit: it is charged, so it must reach its caller if it can."""
+        committed = self._meter.committed if self._meter is not None else None
+        return committed is not None and not committed.done()
+
+    def abandon(self) -> None:
+        """Settle what was produced by a `cut` exchange whose handler hangs, because its caller does not read."""
+        if self._cut is not None:
+            status, error = self._cut
+            self._end(status, error.reason)
+
+    def _end(self, status: Status, reason: str) -> None:
+        if self.dispatch is not None:
+            self.dispatch.close()
+        if self._meter is not None and self._meter.committed is None:
+            self.tokens = self._produced(status)
+            # Nobody waits for the commit, so the charge is not given up however long it takes.
+            self._meter.finish(self._outcome(status, reason)).cancel()
+
+    async def _settle(self) -> None:
+        """Charge a complete answer. The upstream may end its connection properly meanwhile, which saves a new one."""
+        dispatch, model = self._admitted()
+        assert self._meter is not None
+        committed = self._meter.finish(self._outcome("complete", ""))
+        if self._meter.is_telling(self.tokens) and self._envelope is not None:
+            self._pipeline.ratios.of(model.id).learn(
+                text_bytes=0 if self._envelope.media else self._envelope.text_bytes,
+                output_bytes=self._produced_bytes(),
+                tokens=self.tokens,
+            )
+        await committed
+        dispatch.close()
+
+    def _admitted(self) -> tuple[Dispatch, Model]:
+        assert self.dispatch is not None
+        assert self.model is not None
+        return self.dispatch, self.model
+
+    def _status_of(self, error: BaseException | None, *, client_gone: bool) -> Status:
+        if self._cut is not None:
+            return self._cut[0]
+        if client_gone:
+            return "client_gone"
+        if isinstance(error, UpstreamTimeout):
+            return "timeout"
+        return "upstream_failed" if isinstance(error, WorldRouterError) else "internal_error"
+
+    def _produced_bytes(self) -> int:
+        if self._answer is not None:
+            return self._answer.text_bytes
+        return self._rewriter.text_bytes if self._rewriter is not None else 0
+
+    def _produced(self, status: Status) -> TokenCounts:
+        """What an answer that was not completed is charged: nothing before the upstream took the request.
+
+        A failure of the upstream, or the end of this process, before the first token is free; a caller that goes
+        away pays for the input. What the upstream reported before the end is counted, what came later estimated.
+        """
+        if self.dispatch is None or not self.dispatch.taken or status in FREE_STATUSES:
+            return NO_TOKENS
+        if self._first_token_s is None and status not in ("client_gone", "revoked"):
+            return NO_TOKENS
+        return self._counted(self._rewriter) if self._rewriter is not None else self._estimated(0)
+
+    def _counted(self, rewriter: ChunkRewriter) -> TokenCounts:
+        """What a stream has come to: as the upstream reported it, and an estimate of what it said after that."""
+        reported = rewriter.usage
+        if reported is None:
+            return self._estimated(rewriter.text_bytes)
+        later = self._output_tokens(rewriter.text_bytes - rewriter.counted_bytes)
+        if later == 0:
+            return reported
+        completion = reported.completion + later
+        return replace(reported, completion=completion, total=reported.prompt + completion, estimated=True)
+
+    def _estimated(self, output_bytes: int) -> TokenCounts:
+        assert self.model is not None
+        assert self._envelope is not None
+        ratio = self._pipeline.ratios.of(self.model.id)
+        media = self._envelope.media * self.model.max_image_tokens
+        prompt = int(self._envelope.text_bytes / ratio.mean_input) + media + 1
+        completion = self._output_tokens(output_bytes)
+        return TokenCounts(prompt=prompt, completion=completion, total=prompt + completion, estimated=True)
+
+    def _output_tokens(self, output_bytes: int) -> int:
+        """An estimate of these bytes of output, at most what the request may produce."""
+        assert self.model is not None
+        ratio = self._pipeline.ratios.of(self.model.id)
+        return min(-int(-output_bytes // ratio.mean_output), self._most_output)
+
+    def _outcome(self, status: Status, reason: str) -> Outcome:
+        dispatch, _ = self._admitted()
+        return Outcome(
+            status=status,
+            tokens=self.tokens,
+            endpoint=dispatch.endpoint.name if dispatch.endpoint is not None else "",
+            attempts=dispatch.attempts,
+            ttft_ms=self._ttft_ms(),
+            duration_ms=self._elapsed_ms(),
+            finish_reason=self.finish_reasons[0] if self.finish_reasons else "",
+            error_reason=reason,
+        )
+
+    def _ttft_ms(self) -> int | None:
+        return None if self._first_token_s is None else int((self._first_token_s - self._received_s) * 1_000)
+
+    def _elapsed_ms(self) -> int:
+        return int((self._pipeline.clock() - self._received_s) * 1_000)
+
+    @property
+    def cost_nano_usd(self) -> int:
+        """The charge, 0 before it is known."""
+        settlement = self._meter.settlement if self._meter is not None else None
+        return settlement.amount_nano_usd if settlement is not None else 0
+
+    def overhead_us(self) -> int:
+        """Time spent in this core rather than in an upstream until now, in microseconds."""
+        waited_s = self.dispatch.waited_s if self.dispatch is not None else 0.0
+        return int((self._pipeline.clock() - self._received_s - waited_s) * 1_000_000)
+
+    def _record(self, unsettled: str, reason: str) -> AccessRecord:
+        """The line of the access log; `unsettled` is the status of a request that never had a meter."""
+        dispatch, settlement = self.dispatch, self._meter.settlement if self._meter is not None else None
+        endpoint = dispatch.endpoint if dispatch is not None else None
+        return AccessRecord(
+            time=self._pipeline.wall_clock(),
+            request_id=self.call.request_id,
+            method="chat",
+            status=settlement.status if settlement is not None else unsettled,
+            model=self.model.id if self.model is not None else "",
+            endpoint=endpoint.name if endpoint is not None else "",
+            provider=endpoint.provider if endpoint is not None else "",
+            account_id=self.call.caller.account_id,
+            key_id=self.call.caller.key_id or "",
+            client_request_id=self.call.client_request_id,
+            error_reason=reason,
+            finish_reason=self.finish_reasons[0] if self.finish_reasons else "",
+            stream=self._stream,
+            prompt_tokens=self.tokens.prompt,
+            cached_tokens=self.tokens.cached,
+            completion_tokens=self.tokens.completion,
+            estimated=self.tokens.estimated,
+            cost_nano_usd=settlement.amount_nano_usd if settlement is not None else 0,
+            shortfall_nano_usd=settlement.shortfall_nano_usd if settlement is not None else 0,
+            attempts=dispatch.attempts if dispatch is not None else 0,
+            ttft_ms=self._ttft_ms(),
+            duration_ms=self._elapsed_ms(),
+            overhead_ms=self.overhead_us() / 1_000,
+        )
+
+
+def _reason_of(error: BaseException) -> str:
+    return error.reason if isinstance(error, WorldRouterError) else InternalError.reason
+
+
+def _upstream_body(
+    envelope: Envelope, stream: bool, lowered: int | None, limit_fields: Mapping[str, str], endpoint: Endpoint
+) -> bytes:
+    """The body for an endpoint. Not a method: an exchange that its dispatch knows is garbage that takes a collector."""
+    limit = None if lowered is None else (limit_fields[endpoint.provider], lowered)
+    return envelope.upstream_body(model=endpoint.upstream_model, stream=stream, limit=limit)

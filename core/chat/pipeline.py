@@ -1,0 +1,122 @@
+"""What all exchanges share, and the register of those in flight."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from core.access_log import AccessRecord
+from core.call import Call
+from core.catalog import Catalog
+from core.chat.admission import Admission
+from core.chat.dispatch import TimeLimits
+from core.chat.exchange import Exchange
+from core.errors import InvalidApiKey, ServiceUnavailable
+from core.money.escrow import Escrow
+from core.money.ledger import LedgerWriter
+from core.money.ratios import TextRatios
+from core.providers.base import Provider
+
+SWEEP_S = 0.25
+"""How often time limits are looked at: they are late by this much at most."""
+
+
+class Pipeline:
+    """Opens exchanges, watches over their time limits, and ends them at shutdown or when a key is revoked.
+
+    `limit_fields` names, by provider, the field of an output limit. `observe` is told of every finished request.
+    `client_gone` are the exceptions that reach a handler whose caller went away.
+    """
+
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        providers: Mapping[str, Provider],
+        limit_fields: Mapping[str, str],
+        limits: TimeLimits,
+        escrow: Escrow,
+        ledger: LedgerWriter,
+        ratios: TextRatios,
+        admission: Admission,
+        core_id: str,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        observe: Callable[[AccessRecord], None],
+        client_gone: tuple[type[BaseException], ...],
+    ) -> None:
+        self.catalog = catalog
+        self.providers = providers
+        self.limit_fields = limit_fields
+        self.limits = limits
+        self.escrow = escrow
+        self.ledger = ledger
+        self.ratios = ratios
+        self.admission = admission
+        self.core_id = core_id
+        self.clock = clock
+        self.wall_clock = wall_clock
+        self.client_gone = client_gone
+        self._observe = observe
+        self._running: set[Exchange] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are running."""
+        return len(self._running)
+
+    def open(self, call: Call, body: bytes, *, stream: bool) -> Exchange:
+        """Begin a request; what follows is its `with` block."""
+        exchange = Exchange(self, call, body, stream=stream)
+        self._running.add(exchange)
+        self._empty.clear()
+        return exchange
+
+    def closed(self, exchange: Exchange, record: AccessRecord) -> None:
+        """An exchange has ended."""
+        self._running.discard(exchange)
+        if not self._running:
+            self._empty.set()
+        self._observe(record)
+
+    async def sweep_forever(self) -> None:
+        """Watch over time limits until cancelled."""
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            self.sweep()
+
+    def sweep(self) -> None:
+        """End what has taken too long by now."""
+        now_s = self.clock()
+        for exchange in tuple(self._running):
+            exchange.check(now_s)
+        self.ledger.sweep()
+
+    def cut_key(self, key_id: str) -> None:
+        """End the running requests of a key that is not valid any more."""
+        for exchange in tuple(self._running):
+            if exchange.call.caller.key_id == key_id:
+                exchange.cut("revoked", InvalidApiKey("The API key was revoked."))
+
+    async def drain(self, left_s: Callable[[], float], *, last_words_s: float) -> None:
+        """Admit nothing more and wait for what runs while time is left; then cut the rest, and wait for that.
+
+        What hangs even then, in the hands of a caller that does not read, is charged for what was produced.
+        """
+        self.admission.close()
+        while self._running and left_s() > 0:
+            await self._until_empty(min(left_s(), SWEEP_S))
+        for exchange in tuple(self._running):
+            exchange.cut("shutdown", ServiceUnavailable("WorldRouter is shutting down.", retry_after_s=1))
+        await self._until_empty(last_words_s)
+        for exchange in tuple(self._running):
+            exchange.abandon()
+
+    async def _until_empty(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
+        except TimeoutError:
+            pass

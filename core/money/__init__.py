@@ -1,0 +1,1 @@
+"""Prices, holds, leases and the ledger: everything that decides what is charged."""

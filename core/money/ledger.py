@@ -1,0 +1,208 @@
+"""The ledger writer: settlements become ledger rows in batches, one transaction each.
+
+One task, never cancelled. A batch is whatever gathered while the previous one committed; it lingers only when
+much is in flight. A row leaves the queue after its commit, never before: an outcome that is unknown is tried
+again, and the store skips what it knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+
+from core.errors import ServiceUnavailable
+from core.money.meter import Receipt
+from storage.interfaces import CommitUnknown, LedgerStore, StoreError
+from storage.records import Settlement
+
+_log = logging.getLogger(__name__)
+
+MAX_BATCH = 256
+LINGER_ABOVE = 32
+LINGER_S = 0.002
+_FIRST_BACKOFF_S, _LAST_BACKOFF_S = 0.01, 1.0
+_REFUND_BACKOFF_S = 0.1
+
+
+class SettlementFailed(ServiceUnavailable):
+    """The charge of an answer could not be committed in time; the caller is not charged for it."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Row:
+    """A settlement on its way. `attempted` while a commit of it runs, `doubtful` once one may have happened,
+    `void` when its charge was given up, `refused` when its caller was told that it failed."""
+
+    settlement: Settlement
+    receipt: Receipt
+    committed: asyncio.Future[None]
+    queued_s: float
+    attempted: bool = False
+    doubtful: bool = False
+    void: bool = False
+    refused: bool = False
+
+
+class LedgerWriter:
+    """The queue of settlements and the task that commits them.
+
+    `observe_commit(rows, seconds)` is told of every commit; `jitter`, a source of 0..1, spreads retries.
+    """
+
+    def __init__(
+        self,
+        store: LedgerStore,
+        *,
+        clock: Callable[[], float],
+        in_flight: Callable[[], int],
+        observe_commit: Callable[[int, float], None],
+        settle_timeout_s: float,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._in_flight = in_flight
+        self._observe_commit = observe_commit
+        self._settle_timeout_s = settle_timeout_s
+        self._jitter = jitter
+        self._queue: deque[_Row] = deque()
+        self._refunds: list[Settlement] = []
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def depth(self) -> int:
+        """Settlements that are not committed yet."""
+        return len(self._queue)
+
+    @property
+    def healthy(self) -> bool:
+        """False while a settlement has been waiting for longer than an answer waits for its own."""
+        return not self._queue or self._clock() - self._queue[0].queued_s < self._settle_timeout_s
+
+    def put(self, settlement: Settlement, receipt: Receipt) -> asyncio.Future[None]:
+        """Queue a settlement; the future is done when it is committed, SettlementFailed when given up.
+
+        Whoever does not care cancels the future: then the charge is never given up.
+        """
+        committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Row(settlement, receipt, committed, self._clock()))
+        self._idle.clear()
+        self._wake.set()
+        return committed
+
+    async def drained(self) -> None:
+        """Wait until everything queued is committed."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Commit until the end of the process."""
+        while True:
+            await self._wake.wait()
+            if self._in_flight() > LINGER_ABOVE and len(self._queue) < MAX_BATCH:
+                await asyncio.sleep(LINGER_S)
+            batch = [self._queue[index] for index in range(min(MAX_BATCH, len(self._queue)))]
+            if batch:
+                await self._commit(batch)
+                self._committed(batch)
+            await self._refund()
+            if not (self._queue or self._refunds):
+                self._wake.clear()
+                self._idle.set()
+
+    def _committed(self, batch: list[_Row]) -> None:
+        for row in batch:
+            self._queue.popleft()
+            row.receipt.on_commit()
+            if row.refused and not row.void:
+                self._refunds.append(row.settlement)
+            _resolve(row.committed, None)
+
+    async def _refund(self) -> None:
+        """Give back what was committed after all, too late for the caller, who was told to try again."""
+        while self._refunds:
+            settlement = self._refunds[0]
+            try:
+                record = await self._store.usage_record(settlement.request_id)
+                if record is not None and record.settlement.amount_nano_usd > 0:
+                    await self._store.adjust(
+                        ref=f"refund-{settlement.request_id}",
+                        account_id=settlement.account_id,
+                        amount_nano_usd=record.settlement.amount_nano_usd,
+                        note="the charge of an answer that could not be delivered",
+                    )
+            except StoreError as error:
+                _log.error("A charge could not be given back, trying again: %s", error)
+                await asyncio.sleep(_REFUND_BACKOFF_S)
+                return
+            del self._refunds[0]
+
+    async def _commit(self, batch: list[_Row]) -> None:
+        backoff_s = _FIRST_BACKOFF_S
+        while True:
+            started_s = self._clock()
+            for row in batch:
+                row.attempted = True
+            try:
+                await self._store.settle([row.settlement for row in batch])
+            except StoreError as error:
+                for row in batch:
+                    row.attempted = False
+                    row.doubtful = row.doubtful or isinstance(error, CommitUnknown)
+                _log.error("The ledger could not be written, trying again: %s", error)
+                self.sweep()
+            except Exception:
+                _log.exception("The ledger could not be written, trying again")
+            else:
+                self._told(len(batch), self._clock() - started_s)
+                return
+            await asyncio.sleep(backoff_s * (0.5 + self._jitter() / 2))
+            backoff_s = min(backoff_s * 2, _LAST_BACKOFF_S)
+
+    def _told(self, rows: int, took_s: float) -> None:
+        try:
+            self._observe_commit(rows, took_s)
+        except Exception:
+            _log.exception("A commit could not be counted")
+
+    def sweep(self) -> None:
+        """Give up on answers that have waited too long for their commit; called a few times a second.
+
+        Their callers get an error at once; the charge goes as soon as it is sure that it was not committed.
+        """
+        due_s = self._clock() - self._settle_timeout_s
+        for row in self._queue:
+            if row.queued_s > due_s:
+                break
+            if row.committed.cancelled() or row.void:
+                continue
+            if not (row.attempted or row.doubtful):
+                self._void(row)
+            row.refused = row.refused or not row.committed.done()
+            _resolve(row.committed, SettlementFailed("The charge could not be recorded in time.", retry_after_s=1))
+
+    def _void(self, row: _Row) -> None:
+        row.settlement = dataclasses.replace(
+            row.settlement,
+            amount_nano_usd=0,
+            shortfall_nano_usd=0,
+            status="internal_error",
+            error_reason=SettlementFailed.reason,
+        )
+        row.void = True
+        row.receipt.on_void(row.settlement)
+
+
+def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(None)
+    else:
+        future.set_exception(error)
+        future.exception()  # whoever waited may be gone: not an error to report

@@ -1,0 +1,175 @@
+"""What one admitted request costs: from its hold to its settlement.
+
+No I/O and no clock of its own. There is one transition into the end, and the first reason wins: a client that
+goes away while its answer is being charged changes nothing.
+"""
+
+from __future__ import annotations
+
+from asyncio import Future
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from core.call import Call
+from core.catalog import Model
+from core.money.escrow import Escrow, Hold
+from core.money.pricing import cost_nano_usd
+from core.money.usage import NO_TOKENS, TokenCounts
+from storage.records import Settlement
+
+Status = Literal["complete", "client_gone", "upstream_failed", "timeout", "revoked", "shutdown", "internal_error"]
+FREE_STATUSES: frozenset[Status] = frozenset({"internal_error"})
+
+
+class Receipt(Protocol):
+    """Who wants to know what became of a settlement."""
+
+    def on_commit(self) -> None:
+        """It is durable."""
+        ...
+
+    def on_void(self, instead: Settlement) -> None:
+        """It was given up before any commit could have happened; this row of amount 0 follows in its place."""
+        ...
+
+
+class SettlementQueue(Protocol):
+    """Where settlements go."""
+
+    def put(self, settlement: Settlement, receipt: Receipt) -> Future[None]:
+        """Queue one; the future is done when it is committed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a request was admitted with: tokens of input, and of output over all choices at most.
+
+    The hold is sized by these. What is beyond `most_input_tokens` (a token is a byte at least) or far beyond what
+    the model can write no upstream has counted.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    most_input_tokens: int
+    most_output_tokens: int
+
+    def is_absurd(self, tokens: TokenCounts) -> bool:
+        """Whether reported usage is beyond anything that this request can have used."""
+        return tokens.prompt > self.most_input_tokens or tokens.completion > self.most_output_tokens
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a request ended, for its settlement. Times in milliseconds since it was received."""
+
+    status: Status
+    tokens: TokenCounts
+    endpoint: str
+    attempts: int
+    ttft_ms: int | None
+    duration_ms: int
+    finish_reason: str = ""
+    error_reason: str = ""
+
+
+class Meter:
+    """One admitted request. `settlement` and `committed` are None until it ends."""
+
+    __slots__ = (
+        "_call",
+        "_core_id",
+        "_escrow",
+        "_estimate",
+        "_hold",
+        "_model",
+        "_queue",
+        "_streamed",
+        "committed",
+        "settlement",
+    )
+
+    def __init__(
+        self,
+        *,
+        call: Call,
+        model: Model,
+        streamed: bool,
+        hold: Hold | None,
+        estimate: Estimate,
+        escrow: Escrow,
+        queue: SettlementQueue,
+        core_id: str,
+    ) -> None:
+        self._call = call
+        self._model = model
+        self._streamed = streamed
+        self._hold = hold
+        self._estimate = estimate
+        self._escrow = escrow
+        self._queue = queue
+        self._core_id = core_id
+        self.settlement: Settlement | None = None
+        self.committed: Future[None] | None = None
+
+    def finish(self, outcome: Outcome) -> Future[None]:
+        """End the request and queue its settlement. The same future again for every further reason."""
+        if self.committed is None:
+            tokens = NO_TOKENS if outcome.status in FREE_STATUSES else outcome.tokens
+            charge, shortfall = self._charge(tokens)
+            self.settlement = self._settlement(outcome, tokens, charge, shortfall)
+            self.committed = self._queue.put(self.settlement, self)
+        return self.committed
+
+    def is_telling(self, tokens: TokenCounts) -> bool:
+        """Whether these counts are an upstream's own, and possible."""
+        return not tokens.estimated and not self._estimate.is_absurd(tokens)
+
+    def on_commit(self) -> None:
+        """The settlement is durable."""
+        if self._hold is not None:
+            self._escrow.settled(self._hold)
+
+    def on_void(self, instead: Settlement) -> None:
+        """The settlement was given up: its money is free again."""
+        if self._hold is not None and self.settlement is not None:
+            self._escrow.refund(self._hold, self.settlement.amount_nano_usd)
+        self.settlement = instead
+
+    def _charge(self, tokens: TokenCounts) -> tuple[int, int]:
+        cost = cost_nano_usd(self._model.price, tokens)
+        if self._hold is None:
+            return 0, cost
+        beyond = 0
+        if self._estimate.is_absurd(tokens):
+            beyond = max(cost - self._hold.amount_nano_usd, 0)
+        charge, shortfall = self._escrow.charge(self._hold, cost - beyond)
+        return charge, shortfall + beyond
+
+    def _settlement(self, outcome: Outcome, tokens: TokenCounts, charge: int, shortfall: int) -> Settlement:
+        return Settlement(
+            request_id=self._call.request_id,
+            account_id=self._call.caller.account_id,
+            lease_id=self._hold.lease.id if self._hold is not None else None,
+            amount_nano_usd=charge,
+            shortfall_nano_usd=shortfall,
+            key_id=self._call.caller.key_id,
+            client_request_id=self._call.client_request_id,
+            model_id=self._model.id,
+            endpoint=outcome.endpoint,
+            price_id=self._model.price.id,
+            prompt_tokens=tokens.prompt,
+            cached_tokens=tokens.cached,
+            cache_write_tokens=tokens.cache_write,
+            completion_tokens=tokens.completion,
+            reasoning_tokens=tokens.reasoning,
+            estimated=tokens.estimated,
+            status=outcome.status,
+            finish_reason=outcome.finish_reason,
+            error_reason=outcome.error_reason,
+            attempts=outcome.attempts,
+            streamed=self._streamed,
+            ttft_ms=outcome.ttft_ms,
+            duration_ms=outcome.duration_ms,
+            core_id=self._core_id,
+        )

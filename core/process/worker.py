@@ -1,0 +1,47 @@
+"""`python -m core.process.worker`: one worker of `worldrouter serve --workers N`.
+
+`core.process.workers` starts it and says how.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import BinaryIO
+
+import msgspec
+import uvloop
+
+from core.process.lifeline import end_with_parent
+from core.process.listen import CannotListen
+from core.process.workers import Order, Refused, Started
+from core.serve import REFUSALS, work
+
+
+def main() -> int:
+    """Do what the order on standard input says until a signal; the exit status."""
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return 1  # whoever started us has ended
+    order = msgspec.json.decode(line, type=Order)
+    end_with_parent(order.parent)
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # the report is the only thing that anybody reads there
+    try:
+        uvloop.run(work(order, lambda started: _report(out, started)))
+    except REFUSALS as error:
+        if out.closed:
+            sys.stderr.write(f"worldrouter serve: {error}\n")
+        else:
+            _report(out, Refused(str(error), port_taken=isinstance(error, CannotListen)))
+        return 1
+    return 0
+
+
+def _report(out: BinaryIO, report: Started | Refused) -> None:
+    with out:
+        out.write(msgspec.json.encode(report) + b"\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,626 @@
+"""Leases and holds: never more than there is, and nothing lost whatever the store does."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from core.errors import ServiceUnavailable
+from core.money.escrow import Escrow, EscrowSettings, Hold, OutOfFunds
+from storage.records import Settlement
+
+USD = 1_000_000_000
+CHUNK = USD
+CORE = "core_1"
+
+Rows = Callable[[str], list[tuple[Any, ...]]]
+
+
+@pytest.fixture
+async def escrow(store: Any, clock: Any, conserved: Callable[[], None]) -> AsyncIterator[Escrow]:
+    """An escrow of a registered core, over a real store. Whatever a test did, the money adds up afterwards."""
+    await store.register_core(CORE)
+    numbers = itertools.count()
+    yield Escrow(
+        store,
+        core_id=CORE,
+        settings=EscrowSettings(CHUNK, lease_ttl_s=30.0, idle_s=2.0),
+        clock=clock,
+        new_lease_id=lambda: f"lease_{next(numbers)}",
+    )
+    conserved()
+
+
+@pytest.fixture
+def fund(store: Any) -> Callable[..., Awaitable[None]]:
+    """A function that makes an account with a balance in nanodollars."""
+
+    async def make(account_id: str, nano_usd: int) -> None:
+        await store.create_account(account_id, account_id, "user")
+        if nano_usd:
+            await store.adjust(ref=f"start-{account_id}", account_id=account_id, amount_nano_usd=nano_usd, note="x")
+
+    return make
+
+
+Fund = Callable[..., Awaitable[None]]
+
+
+async def available(store: Any, account_id: str = "a") -> int:
+    found = await store.balance(account_id)
+    return int(found.available_nano_usd)
+
+
+async def settled(escrow: Escrow, store: Any, hold: Hold, charge: int, request_id: str) -> None:
+    """Commit a charge as the ledger writer would."""
+    await store.settle([settlement(hold, charge, request_id)])
+    escrow.settled(hold)
+
+
+def settlement(hold: Hold, charge: int, request_id: str) -> Settlement:
+    numbers = dict.fromkeys(
+        ("prompt_tokens", "cached_tokens", "cache_write_tokens", "completion_tokens", "reasoning_tokens"), 0
+    )
+    texts = dict.fromkeys(("client_request_id", "endpoint", "finish_reason", "error_reason"), "")
+    return Settlement(
+        request_id=request_id,
+        account_id=hold.account_id,
+        lease_id=hold.lease.id,
+        amount_nano_usd=charge,
+        shortfall_nano_usd=0,
+        key_id=None,
+        model_id="m",
+        price_id="p",
+        estimated=False,
+        status="complete",
+        attempts=1,
+        streamed=False,
+        ttft_ms=None,
+        duration_ms=1,
+        core_id=CORE,
+        **numbers,
+        **texts,
+    )
+
+
+# Getting money
+
+
+async def test_a_small_balance_is_leased_exactly(escrow: Escrow, store: Any, fund: Fund) -> None:
+    """Below four chunks the lease is the hold, so that nothing idle stands in the way of others."""
+    await fund("a", 3 * USD)
+    await escrow.hold("a", USD // 10)
+    assert await available(store) == 3 * USD - USD // 10
+
+
+async def test_a_large_balance_is_leased_in_chunks(escrow: Escrow, store: Any, fund: Fund) -> None:
+    """The next hold is plain arithmetic, without a call of the store."""
+    await fund("a", 100 * USD)
+    await escrow.hold("a", USD // 10)
+    assert await available(store) == 99 * USD
+    calls = store.calls.total()
+    for _ in range(9):
+        assert escrow.try_hold("a", USD // 10) is not None
+    assert store.calls.total() == calls
+    assert escrow.try_hold("a", 1) is None
+    assert escrow.held_nano_usd == USD
+
+
+async def test_a_hold_larger_than_a_chunk_is_leased_whole(escrow: Escrow, store: Any, fund: Fund) -> None:
+    """A lease is at least the hold."""
+    await fund("a", 100 * USD)
+    assert (await escrow.hold("a", 7 * USD)).amount_nano_usd == 7 * USD
+    assert await available(store) == 93 * USD
+
+
+async def test_a_lease_is_extended_not_multiplied(escrow: Escrow, store: Any, fund: Fund, rows: Rows) -> None:
+    """An account has one lease in a core, however often it needs more."""
+    await fund("a", 3 * USD)
+    for _ in range(5):
+        await escrow.hold("a", USD // 2)
+    assert rows("SELECT granted, seq FROM leases") == [(5 * USD // 2, 5)]
+
+
+async def test_what_the_account_cannot_pay_is_refused(escrow: Escrow, fund: Fund) -> None:
+    """The refusal says how large a hold it could pay, and that nothing is held."""
+    await fund("a", USD)
+    with pytest.raises(OutOfFunds) as caught:
+        await escrow.hold("a", USD + 1)
+    assert (caught.value.payable_nano_usd, caught.value.held_nano_usd) == (USD, 0)
+    await escrow.hold("a", USD)
+
+
+async def test_a_refusal_tells_what_running_requests_hold(escrow: Escrow, fund: Fund) -> None:
+    """So that the caller learns whether waiting helps."""
+    await fund("a", USD)
+    await escrow.hold("a", 7 * USD // 10)
+    with pytest.raises(OutOfFunds) as caught:
+        await escrow.hold("a", USD // 2)
+    assert (caught.value.payable_nano_usd, caught.value.held_nano_usd) == (3 * USD // 10, 7 * USD // 10)
+
+
+async def test_free_lease_money_counts_as_payable(escrow: Escrow, fund: Fund) -> None:
+    """What is leased and idle here is the account's to spend."""
+    await fund("a", 10 * USD)
+    escrow.release(await escrow.hold("a", USD // 10))
+    assert (await escrow.hold("a", 10 * USD)).amount_nano_usd == 10 * USD
+
+
+async def test_an_account_without_a_balance_gets_nothing(escrow: Escrow, fund: Fund) -> None:
+    """Zero is out of funds, not trouble with the store."""
+    await fund("a", 0)
+    with pytest.raises(OutOfFunds):
+        await escrow.hold("a", 1)
+
+
+async def test_accounts_do_not_see_each_other(escrow: Escrow, fund: Fund) -> None:
+    """One account's money never pays another's request."""
+    await fund("a", 100 * USD)
+    await fund("b", 0)
+    await escrow.hold("a", 1)
+    assert escrow.try_hold("b", 1) is None
+    with pytest.raises(OutOfFunds):
+        await escrow.hold("b", 1)
+
+
+# Many at once
+
+
+async def test_all_who_wait_are_served_by_one_change(escrow: Escrow, store: Any, fund: Fund) -> None:
+    """Acquiring is single-flight per account."""
+    await fund("a", 100 * USD)
+    holds = await asyncio.gather(*(escrow.hold("a", USD // 100) for _ in range(50)))
+    assert len(holds) == 50
+    assert store.calls["acquire"] == 1
+    assert store.calls["extend"] <= 1
+
+
+async def test_a_thousand_holds_never_exceed_the_balance(escrow: Escrow, store: Any, fund: Fund) -> None:
+    """1,000 requests of 0.10 USD on 5 USD: 50 run, 950 are refused, and the store is asked a few times only."""
+    await fund("a", 5 * USD)
+    found = await asyncio.gather(*(escrow.hold("a", USD // 10) for _ in range(1_000)), return_exceptions=True)
+    holds = [each for each in found if isinstance(each, Hold)]
+    refusals = [each for each in found if isinstance(each, OutOfFunds)]
+    assert (len(holds), len(refusals)) == (50, 950)
+    assert escrow.held_nano_usd == 5 * USD
+    assert {(each.payable_nano_usd, each.held_nano_usd) for each in refusals} == {(0, 5 * USD)}
+    assert await available(store) == 0
+    assert store.calls.total() < 20
+
+
+async def test_never_more_held_and_spent_than_there_was(escrow: Escrow, store: Any, fund: Fund, clock: Any) -> None:
+    """1,000 requests that come, cost less than, as much as or more than their hold, and go, on 5 USD."""
+    await fund("a", 5 * USD)
+    randomness = random.Random(1)
+    spent = 0
+
+    async def request(number: int) -> bool:
+        nonlocal spent
+        await asyncio.sleep(randomness.random() / 10)
+        try:
+            hold = await escrow.hold("a", USD // 10)
+        except OutOfFunds:
+            return False
+        assert escrow.held_nano_usd + spent <= 5 * USD
+        await asyncio.sleep(randomness.random() / 50)
+        charge, shortfall = escrow.charge(hold, randomness.randrange(0, USD // 8))
+        assert shortfall >= 0
+        spent += charge
+        assert escrow.held_nano_usd + spent <= 5 * USD
+        await settled(escrow, store, hold, charge, f"r{number}")
+        clock.now_s += 0.01
+        escrow.give_back_idle()
+        return True
+
+    served = sum(await asyncio.gather(*(request(number) for number in range(1_000))))
+    assert served > 50
+    assert escrow.held_nano_usd == 0
+    clock.now_s += 3
+    escrow.give_back_idle()
+    await escrow.close()
+    assert await available(store) == 5 * USD - spent
+
+
+async def test_who_came_first_is_served_first(escrow: Escrow, fund: Fund) -> None:
+    """When there is not enough for all, in order; who asks for too much does not keep out those who come later."""
+    await fund("a", 10)
+    waiting = [asyncio.ensure_future(escrow.hold("a", amount)) for amount in (4, 7, 5, 2, 1)]
+    done = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [isinstance(each, Hold) for each in done] == [True, False, True, False, True]
+    assert {each.payable_nano_usd for each in done if isinstance(each, OutOfFunds)} == {0}
+
+
+async def test_a_small_hold_does_not_overtake_who_waits(escrow: Escrow, store: Any, fund: Fund) -> None:
+    """While somebody waits for an extension, the rest of the lease is not given to latecomers."""
+    await fund("a", 100 * USD)
+    await escrow.hold("a", 9 * USD // 10)
+    store.faults["extend"] = ["hang"]
+    first = asyncio.ensure_future(escrow.hold("a", USD // 2))
+    await store.called("extend")
+    assert escrow.try_hold("a", USD // 10) is None
+    second = asyncio.ensure_future(escrow.hold("a", USD // 10))
+    store.resume.set()
+    assert (await first).amount_nano_usd == USD // 2
+    assert (await second).amount_nano_usd == USD // 10
+
+
+# Who goes away
+
+
+@pytest.mark.parametrize("method", ["acquire", "extend"])
+@pytest.mark.parametrize("when", ["hang", "hang after"])
+async def test_a_caller_that_goes_away_while_waiting_leaves_no_hold(
+    escrow: Escrow, store: Any, fund: Fund, method: str, when: str
+) -> None:
+    """Whether or not the store had already moved the money."""
+    await fund("a", 2 * USD)
+    first = await escrow.hold("a", USD) if method == "extend" else None
+    store.faults[method] = [when]
+    waiting = asyncio.ensure_future(escrow.hold("a", USD // 2))
+    await store.called(method)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    store.resume.set()
+    held = USD if first else 0
+    assert escrow.held_nano_usd == held
+    hold = await escrow.hold("a", 2 * USD - held)
+    assert escrow.held_nano_usd == 2 * USD
+    escrow.release(hold)
+
+
+async def test_a_caller_that_goes_away_just_when_it_is_served_leaves_no_hold(escrow: Escrow, fund: Fund) -> None:
+    """Its hold is released although nobody saw it."""
+    await fund("a", USD)
+    for steps in range(12):
+        waiting = asyncio.ensure_future(escrow.hold("a", USD))
+        for _ in range(steps):
+            await asyncio.sleep(0.001 if steps > 6 else 0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        if not waiting.cancelled():
+            escrow.release(waiting.result())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert escrow.held_nano_usd == 0
+
+
+# Ends
+
+
+async def test_a_charge_is_at_most_the_hold_and_what_is_free(escrow: Escrow, fund: Fund) -> None:
+    """The rest is the house's; what others hold is never touched."""
+    await fund("a", 100)
+    mine = await escrow.hold("a", 40)
+    await escrow.hold("a", 50)
+    assert escrow.charge(mine, 60) == (40, 20)
+    assert escrow.held_nano_usd == 50
+
+
+async def test_a_charge_may_take_free_lease_money(escrow: Escrow, fund: Fund) -> None:
+    """A cost above its hold is paid as long as the lease has it."""
+    await fund("a", 100 * USD)
+    hold = await escrow.hold("a", 1)
+    assert escrow.charge(hold, USD + 5) == (USD, 5)
+
+
+async def test_what_was_not_spent_is_free_again(escrow: Escrow, fund: Fund) -> None:
+    """At the charge, not at its commit."""
+    await fund("a", 100)
+    hold = await escrow.hold("a", 100)
+    assert escrow.try_hold("a", 1) is None
+    assert escrow.charge(hold, 30) == (30, 0)
+    assert escrow.try_hold("a", 70) is not None
+
+
+async def test_a_charge_that_was_given_up_is_free_again(escrow: Escrow, store: Any, fund: Fund) -> None:
+    """The row of amount 0 that follows in its place ends the hold."""
+    await fund("a", 100)
+    hold = await escrow.hold("a", 100)
+    charge, _ = escrow.charge(hold, 30)
+    escrow.refund(hold, charge)
+    await settled(escrow, store, hold, 0, "r")
+    assert escrow.try_hold("a", 100) is not None
+
+
+# Giving back
+
+
+async def test_idle_money_goes_back(escrow: Escrow, store: Any, fund: Fund, clock: Any, rows: Rows) -> None:
+    """After two seconds without a request the lease is closed and all of it returns."""
+    await fund("a", 100 * USD)
+    escrow.release(await escrow.hold("a", 5))
+    clock.now_s += 1.9
+    escrow.give_back_idle()
+    await store.still()
+    assert await available(store) == 99 * USD
+    clock.now_s += 0.2
+    escrow.give_back_idle()
+    await escrow.close()
+    assert await available(store) == 100 * USD
+    assert rows("SELECT state FROM leases") == [("closed",)]
+
+
+async def test_what_a_long_stream_holds_stays(escrow: Escrow, store: Any, fund: Fund, clock: Any) -> None:
+    """Only the free part of its lease goes back, so the hold is as good as before."""
+    await fund("a", 100 * USD)
+    hold = await escrow.hold("a", USD // 4)
+    clock.now_s += 3
+    escrow.give_back_idle()
+    await store.still()
+    assert await available(store) == 100 * USD - USD // 4
+    charge, _ = escrow.charge(hold, USD // 4)
+    assert charge == USD // 4
+    await settled(escrow, store, hold, charge, "r")
+
+
+async def test_a_charge_under_way_keeps_its_lease(
+    escrow: Escrow, store: Any, fund: Fund, clock: Any, rows: Rows
+) -> None:
+    """A lease is not closed before the rows that it pays are committed."""
+    await fund("a", 100 * USD)
+    hold = await escrow.hold("a", USD // 4)
+    charge, _ = escrow.charge(hold, 7)
+    clock.now_s += 3
+    escrow.give_back_idle()
+    await store.still()
+    assert rows("SELECT state FROM leases") == [("active",)]
+    await settled(escrow, store, hold, charge, "r")
+    escrow.give_back_idle()
+    await store.still()
+    assert rows("SELECT state, spent FROM leases") == [("closed", 7)]
+    assert await available(store) == 100 * USD - 7
+
+
+async def test_a_request_during_the_give_back_waits_for_it(escrow: Escrow, store: Any, fund: Fund, clock: Any) -> None:
+    """It then gets a lease of its own."""
+    await fund("a", 100 * USD)
+    escrow.release(await escrow.hold("a", 5))
+    clock.now_s += 3
+    store.faults["close_lease"] = ["hang"]
+    escrow.give_back_idle()
+    waiting = asyncio.ensure_future(escrow.hold("a", 5))
+    await store.called("close_lease")
+    assert not waiting.done()
+    store.resume.set()
+    assert (await waiting).lease.id == "lease_1"
+
+
+async def test_idle_accounts_are_forgotten(escrow: Escrow, store: Any, fund: Fund, clock: Any) -> None:
+    """A core's memory does not grow with every account that it ever saw."""
+    await fund("a", USD)
+    await fund("b", 0)
+    escrow.release(await escrow.hold("a", 5))
+    with pytest.raises(OutOfFunds):
+        await escrow.hold("b", 5)
+    for _ in range(2):
+        clock.now_s += 3
+        escrow.give_back_idle()
+        await store.still()
+    assert escrow._accounts == {}
+
+
+async def test_closing_returns_everything(escrow: Escrow, store: Any, fund: Fund, rows: Rows) -> None:
+    """Of all accounts, and leases that an unknown outcome left behind."""
+    for account in ("a", "b"):
+        await fund(account, 100 * USD)
+        escrow.release(await escrow.hold(account, 5))
+    await fund("c", 100 * USD)
+    store.faults["acquire"] = ["lost"] * 4
+    with pytest.raises(ServiceUnavailable):
+        await escrow.hold("c", 5)
+    await escrow.close()
+    assert [await available(store, account) for account in "abc"] == [100 * USD] * 3
+    assert {state for (state,) in rows("SELECT state FROM leases")} == {"closed"}
+
+
+async def test_a_lost_reply_is_asked_for_again(escrow: Escrow, store: Any, fund: Fund, rows: Rows) -> None:
+    """An acquisition whose answer got lost is repeated under the same id: no money is locked, no caller refused."""
+    await fund("a", 5 * USD)
+    store.faults["acquire"] = ["lost"]
+    escrow.release(await escrow.hold("a", 3 * USD))
+    assert len(rows("SELECT id FROM leases")) == 1
+    assert await available(store) == 2 * USD
+
+
+# Renewal
+
+
+async def test_renewal_keeps_leases_alive(escrow: Escrow, store: Any, fund: Fund, clock: Any) -> None:
+    """And admission with them."""
+    await fund("a", 100 * USD)
+    await escrow.hold("a", 5)
+    for _ in range(10):
+        clock.now_s += 10
+        await escrow.renew()
+    assert escrow.try_hold("a", 5) is not None
+    assert await store.reap() == 0
+
+
+async def test_a_core_that_cannot_renew_stops_admitting(escrow: Escrow, store: Any, fund: Fund, clock: Any) -> None:
+    """After half the life of a lease, until a renewal works again."""
+    await fund("a", 100 * USD)
+    await escrow.hold("a", 5)
+    clock.now_s += 15
+    assert escrow.try_hold("a", 5) is not None
+    clock.now_s += 0.1
+    with pytest.raises(ServiceUnavailable):
+        escrow.try_hold("a", 5)
+    with pytest.raises(ServiceUnavailable):
+        await escrow.hold("b", 5)
+    store.faults["renew"] = ["refused"]
+    with pytest.raises(Exception, match="no answer"):
+        await escrow.renew()
+    with pytest.raises(ServiceUnavailable):
+        escrow.try_hold("a", 5)
+    await escrow.renew()
+    assert escrow.try_hold("a", 5) is not None
+
+
+async def test_the_age_of_a_renewal_counts_from_its_beginning(
+    escrow: Escrow, store: Any, fund: Fund, clock: Any
+) -> None:
+    """A renewal whose answer took long is as old as its question."""
+    await fund("a", 100 * USD)
+    await escrow.hold("a", 5)
+    store.faults["renew"] = ["hang after"]
+    renewing = asyncio.ensure_future(escrow.renew())
+    await store.called("renew")
+    clock.now_s += 15.1
+    store.resume.set()
+    await renewing
+    with pytest.raises(ServiceUnavailable):
+        escrow.try_hold("a", 5)
+
+
+async def test_a_lost_lease_is_replaced_and_its_holds_are_charged_late(
+    escrow: Escrow, store: Any, fund: Fund, clock: Any
+) -> None:
+    """Another core's reaper closed it: what runs is charged whole, from the account; new requests get a new lease."""
+    await fund("a", 3 * USD)
+    hold = await escrow.hold("a", USD)
+    await store.close_lease(hold.lease.id)
+    await escrow.renew()
+    assert await available(store) == 3 * USD
+    assert escrow.try_hold("a", 1) is None
+    other = await escrow.hold("a", USD)
+    assert other.lease.id != hold.lease.id
+    charge, shortfall = escrow.charge(hold, USD + 5)
+    assert (charge, shortfall) == (USD + 5, 0)
+    await settled(escrow, store, hold, charge, "late")
+    assert await available(store) == 3 * USD - USD - (USD + 5)
+    escrow.release(other)
+
+
+async def test_a_lease_that_was_closed_unnoticed_is_replaced(escrow: Escrow, store: Any, fund: Fund) -> None:
+    """The next extension notices, and the hold comes from a new one."""
+    await fund("a", 3 * USD)
+    hold = await escrow.hold("a", USD)
+    await store.close_lease(hold.lease.id)
+    other = await escrow.hold("a", USD)
+    assert other.lease.id != hold.lease.id
+    assert hold.lease.lost
+
+
+async def test_a_lease_that_nobody_knows_is_closed_at_the_next_renewal(
+    escrow: Escrow, store: Any, fund: Fund, rows: Rows
+) -> None:
+    """The answer to its acquisition got lost: renewed for ever, its money would be stuck."""
+    await fund("a", 3 * USD)
+    store.faults["acquire"] = ["lost"] * 4
+    with pytest.raises(ServiceUnavailable):
+        await escrow.hold("a", USD)
+    assert await available(store) == 2 * USD
+    await escrow.renew()
+    assert await available(store) == 3 * USD
+    assert rows("SELECT state FROM leases") == [("closed",)]
+
+
+@pytest.mark.parametrize("when", ["hang", "hang after"])
+async def test_a_lease_that_is_being_acquired_is_not_taken_for_a_stray(
+    escrow: Escrow, store: Any, fund: Fund, when: str
+) -> None:
+    """Renewal leaves alone what is under way."""
+    await fund("a", 3 * USD)
+    store.faults["acquire"] = [when]
+    waiting = asyncio.ensure_future(escrow.hold("a", USD))
+    await store.called("acquire")
+    await escrow.renew()
+    store.resume.set()
+    hold = await waiting
+    await escrow.renew()
+    assert escrow.charge(hold, 5) == (5, 0)
+    await settled(escrow, store, hold, 5, "r")
+
+
+async def test_one_failure_of_the_store_refuses_nobody(escrow: Escrow, store: Any, fund: Fund, rows: Rows) -> None:
+    """Both ways to get money are safe to repeat, and are repeated."""
+    await fund("a", 3 * USD)
+    for method in ("acquire", "extend"):
+        for fault in ("lost", "refused"):
+            store.faults[method] = [fault]
+            await escrow.hold("a", USD // 4)
+    assert rows("SELECT count(*), sum(granted) FROM leases") == [(1, USD)]
+
+
+# Faults
+
+
+@pytest.mark.parametrize("fault", ["refused", "lost", "lost before", "bug"])
+@pytest.mark.parametrize("method", ["acquire", "extend", "balance", "give_back", "close_lease", "renew"])
+async def test_no_fault_of_the_store_loses_money_or_blocks(
+    escrow: Escrow, store: Any, fund: Fund, clock: Any, method: str, fault: str
+) -> None:
+    """Each call fails once, before or after its effect: requests are refused or served, and in the end all is back."""
+    await fund("a", 5 * USD)
+    first = await escrow.hold("a", USD) if method in ("extend", "give_back") else None
+    store.faults[method] = [fault] * (4 if method in ("acquire", "extend") and fault != "bug" else 1)
+    found = await asyncio.gather(*(escrow.hold("a", amount) for amount in (USD, 9 * USD)), return_exceptions=True)
+    assert all(isinstance(each, Hold | OutOfFunds | ServiceUnavailable) for each in found)
+    if first is not None:
+        for hold in (each for each in found if isinstance(each, Hold)):
+            escrow.release(hold)
+        found = []
+    for _ in range(3):
+        clock.now_s += 3
+        escrow.give_back_idle()
+        await store.still()
+        await asyncio.gather(escrow.renew(), return_exceptions=True)
+    holds = [each for each in (first, *found) if isinstance(each, Hold)]
+    for number, hold in enumerate(holds):
+        charge, _ = escrow.charge(hold, 100)
+        await settled(escrow, store, hold, charge, f"r{number}")
+    assert escrow.held_nano_usd == 0
+    hold = await escrow.hold("a", 3 * USD)
+    escrow.release(hold)
+    for _ in range(2):
+        clock.now_s += 3
+        escrow.give_back_idle()
+        await store.still()
+    await escrow.close()
+    assert await available(store) == 5 * USD - 100 * len(holds)
+    assert not any(store.faults.values())
+
+
+async def test_random_faults_lose_no_money(escrow: Escrow, store: Any, fund: Fund, clock: Any) -> None:
+    """Any sequence of failures under load: never more held and spent than there is, and in the end it adds up."""
+    await fund("a", 5 * USD)
+    randomness = random.Random(2)
+    methods = ("acquire", "extend", "balance", "give_back", "close_lease", "renew")
+    spent = 0
+
+    async def request(number: int) -> None:
+        nonlocal spent
+        await asyncio.sleep(randomness.random() / 2)
+        try:
+            hold = await escrow.hold("a", randomness.choice([USD // 10, USD // 2, 2 * USD]))
+        except (OutOfFunds, ServiceUnavailable):
+            return
+        await asyncio.sleep(randomness.random() / 50)
+        charge, _ = escrow.charge(hold, randomness.randrange(0, USD // 50))
+        spent += charge
+        assert escrow.held_nano_usd + spent <= 5 * USD
+        await settled(escrow, store, hold, charge, f"r{number}")
+
+    async def trouble() -> None:
+        for _ in range(60):
+            await asyncio.sleep(0.01)
+            store.faults.setdefault(randomness.choice(methods), []).append(
+                randomness.choice(["refused", "lost", "lost before"])
+            )
+            clock.now_s += 1
+            escrow.give_back_idle()
+            await asyncio.gather(escrow.renew(), return_exceptions=True)
+
+    await asyncio.gather(trouble(), *(request(number) for number in range(300)))
+    store.faults.clear()
+    await escrow.renew()
+    assert escrow.held_nano_usd == 0
+    assert (await escrow.hold("a", 5 * USD - spent)).amount_nano_usd == 5 * USD - spent
+    await escrow.close()
+    assert await available(store) == 5 * USD - spent
