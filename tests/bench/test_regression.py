@@ -15,7 +15,8 @@ from tests.bench.systems import TOGETHER
 
 ROOT = Path(__file__).parents[2]
 RATIO_MOST = {UNARY: 2.05, PACED: 2.0}
-"""1.4 times the median of a dozen runs, which were between 1.2 and 1.6. It is for large regressions: measure with `scripts/bench` for small ones."""
+"""1.4 times the median of a dozen runs, which were between 1.2 and 1.6. It is for large regressions; `scripts/bench`
+measures small ones."""
 
 pytestmark = pytest.mark.slow
 
