@@ -75,17 +75,18 @@ class FaultyStore:
         self.batches: list[list[Any]] = []
         self.resume = asyncio.Event()
         self._under_way = 0
+        self._hanging = 0
 
     async def called(self, name: str, times: int = 1) -> None:
         """Wait until a method was called so often, and the last call has got as far as its fault lets it."""
         await until(lambda: self.calls[name] >= times)
-        await self.still(but=1)
+        await self.still()
 
-    async def still(self, *, but: int = 0) -> None:
-        """Wait until no call, but for so many that hang, is under way."""
+    async def still(self) -> None:
+        """Wait until no call, but for those that hang, is under way."""
         for _ in range(20):
             await asyncio.sleep(0)
-        await until(lambda: self._under_way <= but)
+        await until(lambda: self._under_way <= self._hanging)
         for _ in range(20):
             await asyncio.sleep(0)
 
@@ -108,7 +109,7 @@ class FaultyStore:
         pending = self.faults.get(name)
         fault = pending.pop(0) if pending else "ok"
         if fault in ("hang", "hang, then refused"):
-            await self.resume.wait()
+            await self._hang()
         if fault in ("refused", "hang, then refused"):
             raise StoreUnavailable("no answer")
         if fault == "lost before":
@@ -117,10 +118,15 @@ class FaultyStore:
             raise RuntimeError("a bug")
         result = await method(*args, **kwargs)
         if fault == "hang after":
-            await self.resume.wait()
+            await self._hang()
         if fault == "lost":
             raise CommitUnknown("no answer")
         return result
+
+    async def _hang(self) -> None:
+        self._hanging += 1
+        await self.resume.wait()
+        self._hanging -= 1
 
 
 @pytest.fixture

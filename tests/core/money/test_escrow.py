@@ -274,20 +274,21 @@ async def test_a_caller_that_goes_away_while_waiting_leaves_no_hold(
     escrow.release(hold)
 
 
-async def test_a_caller_that_goes_away_just_when_it_is_served_leaves_no_hold(escrow: Escrow, fund: Fund) -> None:
+async def test_a_caller_that_goes_away_just_when_it_is_served_leaves_no_hold(
+    escrow: Escrow, store: Any, fund: Fund
+) -> None:
     """Its hold is released although nobody saw it."""
     await fund("a", USD)
-    for steps in range(12):
-        waiting = asyncio.ensure_future(escrow.hold("a", USD))
-        for _ in range(steps):
-            await asyncio.sleep(0.001 if steps > 6 else 0)
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
-        if not waiting.cancelled():
-            escrow.release(waiting.result())
-        for _ in range(20):
-            await asyncio.sleep(0)
-        assert escrow.held_nano_usd == 0
+    waiting = asyncio.ensure_future(escrow.hold("a", USD))
+    for _ in range(10**6):
+        if escrow.held_nano_usd:
+            break
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert escrow.held_nano_usd == 0
 
 
 # Ends
@@ -523,7 +524,7 @@ async def test_a_lease_that_nobody_knows_is_closed_at_the_next_renewal(
 
 @pytest.mark.parametrize("when", ["hang", "hang after"])
 async def test_a_lease_that_is_being_acquired_is_not_taken_for_a_stray(
-    escrow: Escrow, store: Any, fund: Fund, when: str
+    escrow: Escrow, store: Any, fund: Fund, when: str, rows: Rows
 ) -> None:
     """Renewal leaves alone what is under way."""
     await fund("a", 3 * USD)
@@ -534,6 +535,7 @@ async def test_a_lease_that_is_being_acquired_is_not_taken_for_a_stray(
     store.resume.set()
     hold = await waiting
     await escrow.renew()
+    assert rows("SELECT state FROM leases") == [("active",)]
     assert escrow.charge(hold, 5) == (5, 0)
     await settled(escrow, store, hold, 5, "r")
 
