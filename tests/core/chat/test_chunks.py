@@ -465,7 +465,9 @@ ROLE_CHOICE = b'"choices":[{"index":0,"delta":{"role":"assistant"}}]'
 @pytest.mark.parametrize(
     "data",
     [
-        b'{"id":"a","created":1,"model":"m",%s,"id":"b","model":"n","created":2}',
+        b'{"id":"a","created":1,"model":"m",%s,"id":"b"}',
+        b'{"id":"a","created":1,"model":"m",%s,"model":"n"}',
+        b'{"id":"a","created":1,"model":"m",%s,"created":2}',
         b'{"id":"a","created":1,"model":"m",%s,"\\u0069d":"b"}',
         b'{"id":"a","created":1,"model":"m",%s,"usage":{"prompt_tokens":1,"completion_tokens":1},"usage":null}',
         b'{"id":"a","created":1,"model":"m",%s,"x":{"y":1,"usage":null}}',

@@ -392,6 +392,24 @@ async def test_a_request_during_the_give_back_waits_for_it(escrow: Escrow, store
     assert (await waiting).lease.id == "lease_1"
 
 
+async def test_money_on_its_way_back_is_not_held_again(escrow: Escrow, store: Any, fund: Fund, clock: Any) -> None:
+    """From the moment the store is asked to take it."""
+    await fund("a", 100 * USD)
+    kept = await escrow.hold("a", USD // 4)
+    clock.now_s += 3
+    store.faults["give_back"] = ["hang"]
+    escrow.give_back_idle()
+    await store.called("give_back")
+    assert escrow.try_hold("a", 1) is None
+    waiting = asyncio.ensure_future(escrow.hold("a", USD // 2))
+    store.resume.set()
+    hold = await waiting
+    assert escrow.charge(hold, USD // 2) == (USD // 2, 0)
+    assert escrow.charge(kept, USD // 4) == (USD // 4, 0)
+    await store.settle([settlement(hold, USD // 2, "r1"), settlement(kept, USD // 4, "r2")])
+    assert (await store.balance("a")).balance_nano_usd == 100 * USD - 3 * USD // 4
+
+
 async def test_idle_accounts_are_forgotten(escrow: Escrow, store: Any, fund: Fund, clock: Any) -> None:
     """A core's memory does not grow with every account that it ever saw."""
     await fund("a", USD)
