@@ -15,6 +15,8 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
+pytestmark = pytest.mark.slow
+
 LEASE_TTL_S = 2.0
 SETTLE_S = 1.0
 CONFIG = f"""

@@ -23,6 +23,8 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from worldrouter.client import AsyncClient, error_info
 from worldrouter.v1.raw_chat_pb2 import CreateRawCompletionRequest
 
+pytestmark = pytest.mark.slow
+
 SECOND_START_S = 3.0
 ENDS_WITHIN_S = 2.0
 

@@ -23,6 +23,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import make_url
 
+pytestmark = pytest.mark.slow
+
 LEASE_TTL_S = 6.0
 TIMEOUT_S = 20.0
 TOKENS = 40

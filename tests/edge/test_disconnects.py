@@ -14,6 +14,8 @@ from worldrouter.v1 import raw_chat_pb2, raw_chat_pb2_grpc
 
 from edge.connection import Exchange
 
+pytestmark = pytest.mark.slow
+
 TIMES = 50
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: e\r\nContent-Length: %d\r\n\r\n"
 STREAM = b'{"stream":true}'

@@ -14,7 +14,7 @@ from openai import AsyncOpenAI, BadRequestError
 from core.embedded.model import MODEL_ID
 from core.embedded.model_server import ModelServer
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 WEATHER = {
     "type": "function",

@@ -33,6 +33,8 @@ async def main():
 uvloop.run(main())
 """
 
+pytestmark = pytest.mark.slow
+
 
 def ended(pid: int) -> bool:
     """Whether the process is gone, or only waits for its new parent to take note."""

@@ -34,6 +34,13 @@ def pytest_asyncio_loop_factories(item: pytest.Function) -> Mapping[str, Callabl
     return {"uvloop": uvloop.new_event_loop}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The quick part keeps the plain in-process channel and one real one, under the loop of production."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and re.search(r"tls|copied|asyncio-", item.name):
+            item.add_marker(pytest.mark.slow)
+
+
 class Servicer(raw_chat_pb2_grpc.RawChatServiceServicer):
     """Does what a test tells it to, and remembers how its handlers ended."""
 

@@ -11,6 +11,8 @@ import grpc.aio
 import pytest
 from worldrouter.v1 import raw_chat_pb2
 
+pytestmark = pytest.mark.slow
+
 EXPIRED = grpc.StatusCode.DEADLINE_EXCEEDED
 Answer = raw_chat_pb2.CreateRawCompletionResponse
 SOON_S = 0.1

@@ -9,9 +9,12 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from worldrouter.v1 import raw_chat_pb2
+
+pytestmark = pytest.mark.slow
 
 C = grpc.StatusCode
 ERRORS = [code for code in C if code is not C.OK]

@@ -18,6 +18,8 @@ from worldrouter.v1 import raw_chat_pb2, raw_chat_pb2_grpc
 
 from core.inprocess import InProcessServer
 
+pytestmark = pytest.mark.slow
+
 Request = raw_chat_pb2.CreateRawCompletionRequest
 Answer = raw_chat_pb2.CreateRawCompletionResponse
 Message = raw_chat_pb2.StreamRawCompletionResponse
