@@ -24,13 +24,14 @@ from core.chat.admission import Admission
 from core.chat.dispatch import TimeLimits
 from core.chat.exchange import Exchange
 from core.chat.pipeline import Pipeline
-from core.money.escrow import Escrow, EscrowSettings
+from core.money.escrow import Escrow, EscrowSettings, Hold
 from core.money.ledger import LedgerWriter
 from core.money.ratios import TextRatios
 from core.providers.script import Script
 from core.providers.scripted import ScriptedProvider
 from storage.interfaces import CommitUnknown, Store, StoreUnavailable
 from storage.migrate import migrate
+from storage.records import Settlement
 from storage.store import open_store
 
 NOT_CONSERVED = """
@@ -76,6 +77,44 @@ class FaultyStore:
         self.resume = asyncio.Event()
         self._under_way = 0
         self._hanging = 0
+
+    async def available(self, account_id: str = "a") -> int:
+        """What the account has that is in no lease, in nanodollars."""
+        found = await self._store.balance(account_id)
+        assert found is not None
+        return found.available_nano_usd
+
+    async def settled(self, escrow: Escrow, hold: Hold, charge: int, request_id: str) -> None:
+        """Commit a charge as the ledger writer would."""
+        await self.settle([self.settlement(hold, charge, request_id)])
+        escrow.settled(hold)
+
+    @staticmethod
+    def settlement(hold: Hold, charge: int, request_id: str) -> Settlement:
+        """A row for a charge."""
+        numbers = dict.fromkeys(
+            ("prompt_tokens", "cached_tokens", "cache_write_tokens", "completion_tokens", "reasoning_tokens"), 0
+        )
+        texts = dict.fromkeys(("client_request_id", "endpoint", "finish_reason", "error_reason"), "")
+        return Settlement(
+            request_id=request_id,
+            account_id=hold.account_id,
+            lease_id=hold.lease.id,
+            amount_nano_usd=charge,
+            shortfall_nano_usd=0,
+            key_id=None,
+            model_id="m",
+            price_id="p",
+            estimated=False,
+            status="complete",
+            attempts=1,
+            streamed=False,
+            ttft_ms=None,
+            duration_ms=1,
+            core_id="core_1",
+            **numbers,
+            **texts,
+        )
 
     async def called(self, name: str, times: int = 1) -> None:
         """Wait until a method was called so often, and the last call has got as far as its fault lets it."""

@@ -1,91 +1,21 @@
-"""Leases and holds: never more than there is, and nothing lost whatever the store does."""
+"""Leases and holds: money is got, shared, spent and given back, never more than there is."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from core.errors import ServiceUnavailable
-from core.money.escrow import Escrow, EscrowSettings, Hold, OutOfFunds
-from storage.records import Settlement
+from core.money.escrow import Escrow, Hold, OutOfFunds
 
 USD = 1_000_000_000
-CHUNK = USD
-CORE = "core_1"
-
-Rows = Callable[[str], list[tuple[Any, ...]]]
-
-
-@pytest.fixture
-async def escrow(store: Any, clock: Any, conserved: Callable[[], None]) -> AsyncIterator[Escrow]:
-    """An escrow of a registered core, over a real store. Whatever a test did, the money adds up afterwards."""
-    await store.register_core(CORE)
-    numbers = itertools.count()
-    yield Escrow(
-        store,
-        core_id=CORE,
-        settings=EscrowSettings(CHUNK, lease_ttl_s=30.0, idle_s=2.0),
-        clock=clock,
-        new_lease_id=lambda: f"lease_{next(numbers)}",
-    )
-    conserved()
-
-
-@pytest.fixture
-def fund(store: Any) -> Callable[..., Awaitable[None]]:
-    """A function that makes an account with a balance in nanodollars."""
-
-    async def make(account_id: str, nano_usd: int) -> None:
-        await store.create_account(account_id, account_id, "user")
-        if nano_usd:
-            await store.adjust(ref=f"start-{account_id}", account_id=account_id, amount_nano_usd=nano_usd, note="x")
-
-    return make
-
 
 Fund = Callable[..., Awaitable[None]]
-
-
-async def available(store: Any, account_id: str = "a") -> int:
-    found = await store.balance(account_id)
-    return int(found.available_nano_usd)
-
-
-async def settled(escrow: Escrow, store: Any, hold: Hold, charge: int, request_id: str) -> None:
-    """Commit a charge as the ledger writer would."""
-    await store.settle([settlement(hold, charge, request_id)])
-    escrow.settled(hold)
-
-
-def settlement(hold: Hold, charge: int, request_id: str) -> Settlement:
-    numbers = dict.fromkeys(
-        ("prompt_tokens", "cached_tokens", "cache_write_tokens", "completion_tokens", "reasoning_tokens"), 0
-    )
-    texts = dict.fromkeys(("client_request_id", "endpoint", "finish_reason", "error_reason"), "")
-    return Settlement(
-        request_id=request_id,
-        account_id=hold.account_id,
-        lease_id=hold.lease.id,
-        amount_nano_usd=charge,
-        shortfall_nano_usd=0,
-        key_id=None,
-        model_id="m",
-        price_id="p",
-        estimated=False,
-        status="complete",
-        attempts=1,
-        streamed=False,
-        ttft_ms=None,
-        duration_ms=1,
-        core_id=CORE,
-        **numbers,
-        **texts,
-    )
+Rows = Callable[[str], list[tuple[Any, ...]]]
 
 
 # Getting money
@@ -95,14 +25,14 @@ async def test_a_small_balance_is_leased_exactly(escrow: Escrow, store: Any, fun
     """Below four chunks the lease is the hold, so that nothing idle stands in the way of others."""
     await fund("a", 3 * USD)
     await escrow.hold("a", USD // 10)
-    assert await available(store) == 3 * USD - USD // 10
+    assert await store.available() == 3 * USD - USD // 10
 
 
 async def test_a_large_balance_is_leased_in_chunks(escrow: Escrow, store: Any, fund: Fund) -> None:
     """The next hold is plain arithmetic, without a call of the store."""
     await fund("a", 100 * USD)
     await escrow.hold("a", USD // 10)
-    assert await available(store) == 99 * USD
+    assert await store.available() == 99 * USD
     calls = store.calls.total()
     for _ in range(9):
         assert escrow.try_hold("a", USD // 10) is not None
@@ -115,7 +45,7 @@ async def test_a_hold_larger_than_a_chunk_is_leased_whole(escrow: Escrow, store:
     """A lease is at least the hold."""
     await fund("a", 100 * USD)
     assert (await escrow.hold("a", 7 * USD)).amount_nano_usd == 7 * USD
-    assert await available(store) == 93 * USD
+    assert await store.available() == 93 * USD
 
 
 async def test_a_lease_is_extended_not_multiplied(escrow: Escrow, store: Any, fund: Fund, rows: Rows) -> None:
@@ -189,7 +119,7 @@ async def test_a_thousand_holds_never_exceed_the_balance(escrow: Escrow, store: 
     assert (len(holds), len(refusals)) == (50, 950)
     assert escrow.held_nano_usd == 5 * USD
     assert {(each.payable_nano_usd, each.held_nano_usd) for each in refusals} == {(0, 5 * USD)}
-    assert await available(store) == 0
+    assert await store.available() == 0
     assert store.calls.total() < 20
 
 
@@ -212,7 +142,7 @@ async def test_never_more_held_and_spent_than_there_was(escrow: Escrow, store: A
         assert shortfall >= 0
         spent += charge
         assert escrow.held_nano_usd + spent <= 5 * USD
-        await settled(escrow, store, hold, charge, f"r{number}")
+        await store.settled(escrow, hold, charge, f"r{number}")
         clock.now_s += 0.01
         escrow.give_back_idle()
         return True
@@ -223,7 +153,7 @@ async def test_never_more_held_and_spent_than_there_was(escrow: Escrow, store: A
     clock.now_s += 3
     escrow.give_back_idle()
     await escrow.close()
-    assert await available(store) == 5 * USD - spent
+    assert await store.available() == 5 * USD - spent
 
 
 async def test_who_came_first_is_served_first(escrow: Escrow, fund: Fund) -> None:
@@ -325,7 +255,7 @@ async def test_a_charge_that_was_given_up_is_free_again(escrow: Escrow, store: A
     hold = await escrow.hold("a", 100)
     charge, _ = escrow.charge(hold, 30)
     escrow.refund(hold, charge)
-    await settled(escrow, store, hold, 0, "r")
+    await store.settled(escrow, hold, 0, "r")
     assert escrow.try_hold("a", 100) is not None
 
 
@@ -339,11 +269,11 @@ async def test_idle_money_goes_back(escrow: Escrow, store: Any, fund: Fund, cloc
     clock.now_s += 1.9
     escrow.give_back_idle()
     await store.still()
-    assert await available(store) == 99 * USD
+    assert await store.available() == 99 * USD
     clock.now_s += 0.2
     escrow.give_back_idle()
     await escrow.close()
-    assert await available(store) == 100 * USD
+    assert await store.available() == 100 * USD
     assert rows("SELECT state FROM leases") == [("closed",)]
 
 
@@ -354,10 +284,10 @@ async def test_what_a_long_stream_holds_stays(escrow: Escrow, store: Any, fund: 
     clock.now_s += 3
     escrow.give_back_idle()
     await store.still()
-    assert await available(store) == 100 * USD - USD // 4
+    assert await store.available() == 100 * USD - USD // 4
     charge, _ = escrow.charge(hold, USD // 4)
     assert charge == USD // 4
-    await settled(escrow, store, hold, charge, "r")
+    await store.settled(escrow, hold, charge, "r")
 
 
 async def test_a_charge_under_way_keeps_its_lease(
@@ -371,11 +301,11 @@ async def test_a_charge_under_way_keeps_its_lease(
     escrow.give_back_idle()
     await store.still()
     assert rows("SELECT state FROM leases") == [("active",)]
-    await settled(escrow, store, hold, charge, "r")
+    await store.settled(escrow, hold, charge, "r")
     escrow.give_back_idle()
     await store.still()
     assert rows("SELECT state, spent FROM leases") == [("closed", 7)]
-    assert await available(store) == 100 * USD - 7
+    assert await store.available() == 100 * USD - 7
 
 
 async def test_a_request_during_the_give_back_waits_for_it(escrow: Escrow, store: Any, fund: Fund, clock: Any) -> None:
@@ -406,7 +336,7 @@ async def test_money_on_its_way_back_is_not_held_again(escrow: Escrow, store: An
     hold = await waiting
     assert escrow.charge(hold, USD // 2) == (USD // 2, 0)
     assert escrow.charge(kept, USD // 4) == (USD // 4, 0)
-    await store.settle([settlement(hold, USD // 2, "r1"), settlement(kept, USD // 4, "r2")])
+    await store.settle([store.settlement(hold, USD // 2, "r1"), store.settlement(kept, USD // 4, "r2")])
     assert (await store.balance("a")).balance_nano_usd == 100 * USD - 3 * USD // 4
 
 
@@ -434,7 +364,7 @@ async def test_closing_returns_everything(escrow: Escrow, store: Any, fund: Fund
     with pytest.raises(ServiceUnavailable):
         await escrow.hold("c", 5)
     await escrow.close()
-    assert [await available(store, account) for account in "abc"] == [100 * USD] * 3
+    assert [await store.available(account) for account in "abc"] == [100 * USD] * 3
     assert {state for (state,) in rows("SELECT state FROM leases")} == {"closed"}
 
 
@@ -444,203 +374,4 @@ async def test_a_lost_reply_is_asked_for_again(escrow: Escrow, store: Any, fund:
     store.faults["acquire"] = ["lost"]
     escrow.release(await escrow.hold("a", 3 * USD))
     assert len(rows("SELECT id FROM leases")) == 1
-    assert await available(store) == 2 * USD
-
-
-# Renewal
-
-
-async def test_renewal_keeps_leases_alive(escrow: Escrow, store: Any, fund: Fund, clock: Any) -> None:
-    """And admission with them."""
-    await fund("a", 100 * USD)
-    await escrow.hold("a", 5)
-    for _ in range(10):
-        clock.now_s += 10
-        await escrow.renew()
-    assert escrow.try_hold("a", 5) is not None
-    assert await store.reap() == 0
-
-
-async def test_a_core_that_cannot_renew_stops_admitting(escrow: Escrow, store: Any, fund: Fund, clock: Any) -> None:
-    """After half the life of a lease, until a renewal works again."""
-    await fund("a", 100 * USD)
-    await escrow.hold("a", 5)
-    clock.now_s += 15
-    assert escrow.try_hold("a", 5) is not None
-    clock.now_s += 0.1
-    with pytest.raises(ServiceUnavailable):
-        escrow.try_hold("a", 5)
-    with pytest.raises(ServiceUnavailable):
-        await escrow.hold("b", 5)
-    store.faults["renew"] = ["refused"]
-    with pytest.raises(Exception, match="no answer"):
-        await escrow.renew()
-    with pytest.raises(ServiceUnavailable):
-        escrow.try_hold("a", 5)
-    await escrow.renew()
-    assert escrow.try_hold("a", 5) is not None
-
-
-async def test_the_age_of_a_renewal_counts_from_its_beginning(
-    escrow: Escrow, store: Any, fund: Fund, clock: Any
-) -> None:
-    """A renewal whose answer took long is as old as its question."""
-    await fund("a", 100 * USD)
-    await escrow.hold("a", 5)
-    store.faults["renew"] = ["hang after"]
-    renewing = asyncio.ensure_future(escrow.renew())
-    await store.called("renew")
-    clock.now_s += 15.1
-    store.resume.set()
-    await renewing
-    with pytest.raises(ServiceUnavailable):
-        escrow.try_hold("a", 5)
-
-
-async def test_a_lost_lease_is_replaced_and_its_holds_are_charged_late(
-    escrow: Escrow, store: Any, fund: Fund, clock: Any
-) -> None:
-    """Another core's reaper closed it: what runs is charged whole, from the account; new requests get a new lease."""
-    await fund("a", 3 * USD)
-    hold = await escrow.hold("a", USD)
-    await store.close_lease(hold.lease.id)
-    await escrow.renew()
-    assert await available(store) == 3 * USD
-    assert escrow.try_hold("a", 1) is None
-    other = await escrow.hold("a", USD)
-    assert other.lease.id != hold.lease.id
-    charge, shortfall = escrow.charge(hold, USD + 5)
-    assert (charge, shortfall) == (USD + 5, 0)
-    await settled(escrow, store, hold, charge, "late")
-    assert await available(store) == 3 * USD - USD - (USD + 5)
-    escrow.release(other)
-
-
-async def test_a_lease_that_was_closed_unnoticed_is_replaced(escrow: Escrow, store: Any, fund: Fund) -> None:
-    """The next extension notices, and the hold comes from a new one."""
-    await fund("a", 3 * USD)
-    hold = await escrow.hold("a", USD)
-    await store.close_lease(hold.lease.id)
-    other = await escrow.hold("a", USD)
-    assert other.lease.id != hold.lease.id
-    assert hold.lease.lost
-
-
-async def test_a_lease_that_nobody_knows_is_closed_at_the_next_renewal(
-    escrow: Escrow, store: Any, fund: Fund, rows: Rows
-) -> None:
-    """The answer to its acquisition got lost: renewed for ever, its money would be stuck."""
-    await fund("a", 3 * USD)
-    store.faults["acquire"] = ["lost"] * 4
-    with pytest.raises(ServiceUnavailable):
-        await escrow.hold("a", USD)
-    assert await available(store) == 2 * USD
-    await escrow.renew()
-    assert await available(store) == 3 * USD
-    assert rows("SELECT state FROM leases") == [("closed",)]
-
-
-@pytest.mark.parametrize("when", ["hang", "hang after"])
-async def test_a_lease_that_is_being_acquired_is_not_taken_for_a_stray(
-    escrow: Escrow, store: Any, fund: Fund, when: str, rows: Rows
-) -> None:
-    """Renewal leaves alone what is under way."""
-    await fund("a", 3 * USD)
-    store.faults["acquire"] = [when]
-    waiting = asyncio.ensure_future(escrow.hold("a", USD))
-    await store.called("acquire")
-    await escrow.renew()
-    store.resume.set()
-    hold = await waiting
-    await escrow.renew()
-    assert rows("SELECT state FROM leases") == [("active",)]
-    assert escrow.charge(hold, 5) == (5, 0)
-    await settled(escrow, store, hold, 5, "r")
-
-
-async def test_one_failure_of_the_store_refuses_nobody(escrow: Escrow, store: Any, fund: Fund, rows: Rows) -> None:
-    """Both ways to get money are safe to repeat, and are repeated."""
-    await fund("a", 3 * USD)
-    for method in ("acquire", "extend"):
-        for fault in ("lost", "refused"):
-            store.faults[method] = [fault]
-            await escrow.hold("a", USD // 4)
-    assert rows("SELECT count(*), sum(granted) FROM leases") == [(1, USD)]
-
-
-# Faults
-
-
-@pytest.mark.parametrize("fault", ["refused", "lost", "lost before", "bug"])
-@pytest.mark.parametrize("method", ["acquire", "extend", "balance", "give_back", "close_lease", "renew"])
-async def test_no_fault_of_the_store_loses_money_or_blocks(
-    escrow: Escrow, store: Any, fund: Fund, clock: Any, method: str, fault: str
-) -> None:
-    """Each call fails once, before or after its effect: requests are refused or served, and in the end all is back."""
-    await fund("a", 5 * USD)
-    first = await escrow.hold("a", USD) if method in ("extend", "give_back") else None
-    store.faults[method] = [fault] * (4 if method in ("acquire", "extend") and fault != "bug" else 1)
-    found = await asyncio.gather(*(escrow.hold("a", amount) for amount in (USD, 9 * USD)), return_exceptions=True)
-    assert all(isinstance(each, Hold | OutOfFunds | ServiceUnavailable) for each in found)
-    if first is not None:
-        for hold in (each for each in found if isinstance(each, Hold)):
-            escrow.release(hold)
-        found = []
-    for _ in range(3):
-        clock.now_s += 3
-        escrow.give_back_idle()
-        await store.still()
-        await asyncio.gather(escrow.renew(), return_exceptions=True)
-    holds = [each for each in (first, *found) if isinstance(each, Hold)]
-    for number, hold in enumerate(holds):
-        charge, _ = escrow.charge(hold, 100)
-        await settled(escrow, store, hold, charge, f"r{number}")
-    assert escrow.held_nano_usd == 0
-    hold = await escrow.hold("a", 3 * USD)
-    escrow.release(hold)
-    for _ in range(2):
-        clock.now_s += 3
-        escrow.give_back_idle()
-        await store.still()
-    await escrow.close()
-    assert await available(store) == 5 * USD - 100 * len(holds)
-    assert not any(store.faults.values())
-
-
-async def test_random_faults_lose_no_money(escrow: Escrow, store: Any, fund: Fund, clock: Any) -> None:
-    """Any sequence of failures under load: never more held and spent than there is, and in the end it adds up."""
-    await fund("a", 5 * USD)
-    randomness = random.Random(2)
-    methods = ("acquire", "extend", "balance", "give_back", "close_lease", "renew")
-    spent = 0
-
-    async def request(number: int) -> None:
-        nonlocal spent
-        await asyncio.sleep(randomness.random() / 2)
-        try:
-            hold = await escrow.hold("a", randomness.choice([USD // 10, USD // 2, 2 * USD]))
-        except (OutOfFunds, ServiceUnavailable):
-            return
-        await asyncio.sleep(randomness.random() / 50)
-        charge, _ = escrow.charge(hold, randomness.randrange(0, USD // 50))
-        spent += charge
-        assert escrow.held_nano_usd + spent <= 5 * USD
-        await settled(escrow, store, hold, charge, f"r{number}")
-
-    async def trouble() -> None:
-        for _ in range(60):
-            await asyncio.sleep(0.01)
-            store.faults.setdefault(randomness.choice(methods), []).append(
-                randomness.choice(["refused", "lost", "lost before"])
-            )
-            clock.now_s += 1
-            escrow.give_back_idle()
-            await asyncio.gather(escrow.renew(), return_exceptions=True)
-
-    await asyncio.gather(trouble(), *(request(number) for number in range(300)))
-    store.faults.clear()
-    await escrow.renew()
-    assert escrow.held_nano_usd == 0
-    assert (await escrow.hold("a", 5 * USD - spent)).amount_nano_usd == 5 * USD - spent
-    await escrow.close()
-    assert await available(store) == 5 * USD - spent
+    assert await store.available() == 2 * USD
