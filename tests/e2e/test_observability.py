@@ -118,7 +118,7 @@ def lines_of(router: Any, request_id: str) -> list[dict[str, Any]]:
 
 async def test_the_access_log(watched: Any, session: aiohttp.ClientSession) -> None:
     """One JSON line for a request: who, what, how it ended, tokens, cost, times; no prompt, no answer, no key."""
-    request_id = await ask(session, watched, stream=True, script={"text": ANSWER, "first_delay_ms": 30})
+    request_id = await ask(session, watched, stream=True, script={"text": ANSWER, "first_delay_ms": 40})
     (line,) = lines_of(watched, request_id)
     assert line["key_id"] in watched.key.replace("wlrouter_", "key_")
     known = {
