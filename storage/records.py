@@ -11,7 +11,6 @@ from typing import Literal
 
 AccountKind = Literal["user", "service", "house"]
 LedgerKind = Literal["usage", "topup", "fee", "refund", "adjust"]
-LeaseState = Literal["active", "closed"]
 
 HOUSE_PAYMENTS = "house_payments"
 """Account that payments come from; its balance is the negative of all money ever paid in."""
