@@ -75,13 +75,14 @@ class Admission:
         """
         ratio = self._ratios.of(model.id)
         input_tokens = int(envelope.text_bytes / ratio.low) + envelope.media * model.max_image_tokens + 1
-        per_choice = min(envelope.max_output or model.max_output_tokens, model.max_output_tokens)
-        capped = model.max_output_tokens if (envelope.max_output or 0) > model.max_output_tokens else None
+        most, asked = model.max_output_tokens, max(envelope.max_output or 0, envelope.foreign_limit)
+        per_choice = most if envelope.max_output is None else min(asked, most)
+        capped = most if asked > most else None
         estimate = Estimate(
             input_tokens,
             envelope.choices * per_choice,
             most_input_tokens=envelope.body_bytes + envelope.media * model.max_image_tokens + SLACK_TOKENS,
-            most_output_tokens=2 * envelope.choices * model.max_output_tokens + SLACK_TOKENS,
+            most_output_tokens=2 * envelope.choices * most + SLACK_TOKENS,
         )
         try:
             return Reserved(await self._hold(account_id, model, estimate), estimate, capped)

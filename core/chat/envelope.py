@@ -2,7 +2,8 @@
 
 Only `model`, `stream`, `stream_options`, `n`, the output limits and the fields that would redirect a request
 are touched; everything else reaches the upstream byte for byte, because no value is decoded and encoded
-again (a number above 2^64 would not survive that).
+again (a number above 2^64 would not survive that). Of a top-level field that is given twice the last one counts,
+and it alone is sent: an upstream must not read another one than was judged here.
 """
 
 from __future__ import annotations
@@ -14,15 +15,19 @@ import msgspec
 
 from core.errors import InvalidRequest
 
-REDIRECTING_FIELDS = frozenset(
-    {"api_base", "base_url", "api_key", "extra_headers", "custom_llm_provider", "n_predict", "max_new_tokens"}
-)
-"""Top-level fields that would redirect a request or its credentials, or let a model write beyond the output limit that
-is held for: removed, and named to the caller."""
+REDIRECTING_FIELDS = frozenset({"api_base", "base_url", "api_key", "extra_headers", "custom_llm_provider"})
+"""Top-level fields that would redirect a request or its credentials: removed, and named to the caller."""
 
 LIMIT_FIELDS = ("max_completion_tokens", "max_tokens")
+FOREIGN_LIMIT_FIELDS = ("n_predict", "max_new_tokens")
+"""Output limits of llama.cpp and of text-generation-inference, which win over OpenAI's where they are known and mean
+nothing where they are not: they can raise what is held, but never lower it."""
+UNLIMITED_TOKENS = 2**31
+"""What a foreign limit counts as that is negative, too large, or no integer at all."""
 MAX_CHOICES = 128
 _MAX_LIMIT = 2**31 - 1
+_REMOVED_FROM_EXTRA_BODY = REDIRECTING_FIELDS | {*LIMIT_FIELDS, *FOREIGN_LIMIT_FIELDS}
+"""An upstream that merges `extra_body` must not find a limit in it that nobody has judged."""
 
 _Fields = dict[str, msgspec.Raw]
 _decoder = msgspec.json.Decoder(_Fields)
@@ -56,9 +61,10 @@ _integer_decoder = msgspec.json.Decoder(int)
 class Envelope(msgspec.Struct, frozen=True):
     """What the router needs to know of a chat request.
 
-    `max_output` is the caller's output limit in tokens, None when it set none. `body_bytes` is the size
-    of it all, `text_bytes` without the `media` images, sounds and files: which of the fields a provider shows to
-    its model is its own affair, so all of them count.
+    `max_output` is the caller's output limit in tokens, None when it set none, `foreign_limit` the largest that a
+    field of another dialect sets, 0 when none does. `body_bytes` is the size of it all, `text_bytes` without the
+    `media` images, sounds and files: which of the fields a provider shows to its model is its own affair, so all of
+    them count.
     """
 
     model: str
@@ -66,6 +72,7 @@ class Envelope(msgspec.Struct, frozen=True):
     include_usage: bool
     choices: int
     max_output: int | None
+    foreign_limit: int
     body_bytes: int
     text_bytes: int
     media: int
@@ -75,8 +82,8 @@ class Envelope(msgspec.Struct, frozen=True):
     """The caller's `stream_options`, asking for usage."""
 
     def upstream_body(self, *, model: str, stream: bool, limit: tuple[str, int] | None) -> bytes:
-        """The body for an upstream that calls the model so; `limit` sets an output limit of ours, in this
-        field or in the caller's own.
+        """The body for an upstream that calls the model so; `limit` is an output limit of ours: the caller's own
+        are lowered to it, and where OpenAI's are not among them, this field sets it.
 
         A stream always asks for usage.
         """
@@ -86,10 +93,7 @@ class Envelope(msgspec.Struct, frozen=True):
             fields["stream"] = _TRUE
             fields["stream_options"] = self.asking_options
         if limit is not None:
-            name, tokens = limit
-            given = [field for field in LIMIT_FIELDS if field in fields and fields[field] != _NULL]
-            for field in given or (name,):
-                fields[field] = msgspec.Raw(b"%d" % tokens)
+            _lower_limits(fields, *limit)
         return _encoder.encode(fields)
 
 
@@ -111,8 +115,9 @@ def _read(body: bytes) -> Envelope:
         model=_model(fields),
         stream=stream,
         include_usage=include_usage,
-        choices=_integer(fields, "n", most=MAX_CHOICES) or 1,
+        choices=_choices(fields),
         max_output=_output_limit(fields),
+        foreign_limit=max(_tokens(fields.get(name, _NULL)) for name in FOREIGN_LIMIT_FIELDS),
         body_bytes=len(body),
         text_bytes=len(body) - media_bytes,
         media=media,
@@ -142,7 +147,7 @@ def _remove_redirections(fields: _Fields) -> tuple[str, ...]:
     extra = fields.get("extra_body")
     if extra is not None and _is_object(extra):
         inner = _decoder.decode(extra)
-        found = [name for name in inner if name in REDIRECTING_FIELDS]
+        found = [name for name in inner if name in _REMOVED_FROM_EXTRA_BODY]
         if found:
             for name in found:
                 del inner[name]
@@ -194,12 +199,37 @@ def _integer(fields: _Fields, name: str, *, most: int) -> int | None:
     return value
 
 
+def _choices(fields: _Fields) -> int:
+    """How many answers are asked for: `n`, or llama.cpp's `n_cmpl`, whichever is more."""
+    return max(_integer(fields, name, most=MAX_CHOICES) or 1 for name in ("n", "n_cmpl"))
+
+
 def _output_limit(fields: _Fields) -> int | None:
     limits = {name: _integer(fields, name, most=_MAX_LIMIT) for name in LIMIT_FIELDS}
     given = {value for value in limits.values() if value is not None}
     if len(given) > 1:
         raise InvalidRequest("max_tokens and max_completion_tokens are both set, and differ.", param="max_tokens")
     return given.pop() if given else None
+
+
+def _tokens(raw: msgspec.Raw) -> int:
+    """What a limit allows, 0 without one, UNLIMITED_TOKENS for what nobody knows how an upstream reads."""
+    if raw == _NULL:
+        return 0
+    try:
+        tokens = _integer_decoder.decode(raw)
+    except msgspec.MsgspecError:
+        return UNLIMITED_TOKENS
+    return tokens if 0 <= tokens <= _MAX_LIMIT else UNLIMITED_TOKENS
+
+
+def _lower_limits(fields: _Fields, name: str, tokens: int) -> None:
+    """Let no limit exceed so many tokens; `name` is the field for a body that has none of OpenAI's."""
+    if all(fields.get(field, _NULL) == _NULL for field in LIMIT_FIELDS):
+        fields[name] = msgspec.Raw(b"%d" % tokens)
+    for field in (*LIMIT_FIELDS, *FOREIGN_LIMIT_FIELDS):
+        if _tokens(fields.get(field, _NULL)) > tokens:
+            fields[field] = msgspec.Raw(b"%d" % tokens)
 
 
 def _stream_options(fields: _Fields, stream: bool) -> tuple[bool, msgspec.Raw]:
@@ -214,13 +244,11 @@ def _stream_options(fields: _Fields, stream: bool) -> tuple[bool, msgspec.Raw]:
     except msgspec.MsgspecError:
         raise InvalidRequest("stream_options must be an object.", param="stream_options", code="invalid_type") from None
     include = options.get("include_usage", _NULL)
-    if include == _TRUE:
-        return True, raw
-    if include not in (_NULL, _FALSE):
+    if include not in (_NULL, _FALSE, _TRUE):
         name = "stream_options.include_usage"
         raise InvalidRequest(f"{name} must be a boolean.", param=name, code="invalid_type")
     options["include_usage"] = _TRUE
-    return False, msgspec.Raw(_encoder.encode(options))
+    return include == _TRUE, msgspec.Raw(_encoder.encode(options))  # written anew: a field given twice is so no more
 
 
 def _media(fields: _Fields) -> tuple[int, int]:

@@ -95,6 +95,9 @@ async def test_the_hold_covers_the_estimated_input_and_all_output(gate: Gate) ->
         ({"max_tokens": 50}, 50),
         ({"max_completion_tokens": 50}, 50),
         ({"max_tokens": 50, "n": 3}, 150),
+        ({"max_tokens": 50, "n_predict": 70}, 70),
+        ({"max_tokens": 50, "max_new_tokens": -1}, 10_000),
+        ({"n_predict": 70}, 10_000),
         ({"max_tokens": 10**6}, 10_000),
         ({"n": 2}, 20_000),
     ],
@@ -103,6 +106,17 @@ async def test_the_callers_limit_bounds_the_hold(gate: Gate, fields: dict[str, i
     """For every choice, and never beyond what the model can write."""
     await gate.fund(1_000 * USD)
     assert (await gate.reserve(envelope(**fields))).estimate.output_tokens == output
+
+
+@pytest.mark.parametrize(
+    ("fields", "lowered"), [({"n_predict": 70}, None), ({"n_predict": -1}, 10_000), ({"n_predict": 10_001}, 10_000)]
+)
+async def test_a_foreign_limit_beyond_the_hold_is_lowered_to_it(
+    gate: Gate, fields: dict[str, int], lowered: int | None
+) -> None:
+    """Else an upstream that heeds it would write what nothing was held for."""
+    await gate.fund(1_000 * USD)
+    assert (await gate.reserve(envelope(**fields))).lowered == lowered
 
 
 async def test_media_is_held_for_at_a_flat_maximum(gate: Gate) -> None:

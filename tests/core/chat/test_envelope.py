@@ -8,11 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.chat.envelope import MAX_CHOICES, REDIRECTING_FIELDS, Envelope, read_envelope
+from core.chat.envelope import (
+    FOREIGN_LIMIT_FIELDS,
+    MAX_CHOICES,
+    REDIRECTING_FIELDS,
+    Envelope,
+    read_envelope,
+)
 from core.errors import InvalidRequest
 
 HELLO = b'"model":"m","messages":[{"role":"user","content":"Hello"}]'
 LOOKED_AT = {"model", "messages", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens", "extra_body"}
+LOOKED_AT |= {*FOREIGN_LIMIT_FIELDS, "n_cmpl"}
 
 
 def read(rest: bytes = b"") -> Envelope:
@@ -162,6 +169,14 @@ def test_an_extra_body_without_them_is_not_touched(extra: bytes) -> None:
     assert raw_fields(envelope.upstream_body(model="up", stream=False, limit=None))["extra_body"] == extra
 
 
+def test_of_a_field_given_twice_the_last_one_is_judged_and_sent() -> None:
+    """The upstream cannot read another one than we did; inside of values all stay."""
+    envelope = read(b'"max_tokens":900,"seed":1,"x":{"a":1,"a":2},"m\\u0061x_tokens":5,"seed":2')
+    assert envelope.max_output == 5
+    body = envelope.upstream_body(model="up", stream=False, limit=None)
+    assert body.endswith(b'"max_tokens":5,"seed":2,"x":{"a":1,"a":2}}')
+
+
 def test_a_redirecting_name_in_disguise_is_the_same_name() -> None:
     """Escapes in a name change nothing."""
     assert read(b'"api\\u005fkey":"x"').ignored == ("api_key",)
@@ -178,7 +193,8 @@ def test_a_redirecting_name_in_disguise_is_the_same_name() -> None:
         (b',"stream_options":{}', b'{"include_usage":true}'),
         (b',"stream_options":{"include_usage":false}', b'{"include_usage":true}'),
         (b',"stream_options":{"include_usage":null,"x":1.0}', b'{"include_usage":true,"x":1.0}'),
-        (b',"stream_options":{"include_usage":true ,"x":1.0}', b'{"include_usage":true ,"x":1.0}'),
+        (b',"stream_options":{"include_usage":true ,"x":1.0}', b'{"include_usage":true,"x":1.0}'),
+        (b',"stream_options":{"include_usage":false,"include_usage":true}', b'{"include_usage":true}'),
         (b',"stream_options":{"include_obfuscation":false}', b'{"include_obfuscation":false,"include_usage":true}'),
     ],
 )
@@ -236,37 +252,6 @@ def test_what_the_router_needs_is_judged(rest: bytes, param: str, code: str) -> 
     """The types of stream, stream_options, n and the output limits; the error names the field."""
     error = refusal(b"{" + HELLO + b"," + rest + b"}")
     assert (error.param, error.code) == (param, code)
-
-
-@pytest.mark.parametrize(
-    ("rest", "limit"),
-    [
-        (b'"x":1', None),
-        (b'"max_tokens":null', None),
-        (b'"max_tokens":7', 7),
-        (b'"max_completion_tokens":7', 7),
-        (b'"max_tokens":7,"max_completion_tokens":7', 7),
-        (b'"max_tokens":7,"max_completion_tokens":null', 7),
-        (b'"max_tokens":2147483647', 2**31 - 1),
-    ],
-)
-def test_both_output_limits_are_understood(rest: bytes, limit: int | None) -> None:
-    """Either name, or both when they agree; both reach the upstream as they were."""
-    assert read(rest).max_output == limit
-    assert sent(rest) == sent() | raw_fields(b"{" + rest + b"}")
-
-
-@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
-def test_a_lowered_limit_is_set_in_the_field_that_the_upstream_reads(name: str) -> None:
-    """It replaces what stands there."""
-    assert sent(limit=(name, 1_500))[name] == b"1500"
-    assert sent(b'"%s":null' % name.encode(), limit=(name, 1_500))[name] == b"1500"
-
-
-@pytest.mark.parametrize(("rest", "choices"), [(b'"x":1', 1), (b'"n":null', 1), (b'"n":1', 1), (b'"n":128', 128)])
-def test_n_counts_the_choices(rest: bytes, choices: int) -> None:
-    """Absent or null is one."""
-    assert read(rest).choices == choices
 
 
 # What is no request

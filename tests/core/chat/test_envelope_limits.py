@@ -1,0 +1,110 @@
+"""The request's output limits and its number of answers: what they count as, and what the upstream is sent."""
+
+import msgspec
+import pytest
+
+from core.chat.envelope import FOREIGN_LIMIT_FIELDS, UNLIMITED_TOKENS, Envelope, read_envelope
+
+HELLO = b'"model":"m","messages":[{"role":"user","content":"Hello"}]'
+
+
+def read(rest: bytes = b"") -> Envelope:
+    """The envelope of a plain request with further fields."""
+    return read_envelope(b"{" + HELLO + (b"," + rest if rest else b"") + b"}")
+
+
+def raw_fields(body: bytes) -> dict[str, bytes]:
+    """The top-level values as bytes."""
+    return {name: bytes(value) for name, value in msgspec.json.decode(body, type=dict[str, msgspec.Raw]).items()}
+
+
+def sent(rest: bytes = b"", *, limit: tuple[str, int] | None = None) -> dict[str, bytes]:
+    """The values that an upstream is sent for a plain request with further fields."""
+    return raw_fields(read(rest).upstream_body(model="up", stream=False, limit=limit))
+
+
+@pytest.mark.parametrize(
+    ("rest", "limit"),
+    [
+        (b'"x":1', None),
+        (b'"max_tokens":null', None),
+        (b'"max_tokens":7', 7),
+        (b'"max_completion_tokens":7', 7),
+        (b'"max_tokens":7,"max_completion_tokens":7', 7),
+        (b'"max_tokens":7,"max_completion_tokens":null', 7),
+        (b'"max_tokens":2147483647', 2**31 - 1),
+    ],
+)
+def test_both_output_limits_are_understood(rest: bytes, limit: int | None) -> None:
+    """Either name, or both when they agree; both reach the upstream as they were."""
+    assert read(rest).max_output == limit
+    assert sent(rest) == sent() | raw_fields(b"{" + rest + b"}")
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_a_lowered_limit_is_set_in_the_field_that_the_upstream_reads(name: str) -> None:
+    """It replaces what stands there."""
+    assert sent(limit=(name, 1_500))[name] == b"1500"
+    assert sent(b'"%s":null' % name.encode(), limit=(name, 1_500))[name] == b"1500"
+
+
+@pytest.mark.parametrize(
+    ("value", "tokens"),
+    [
+        (b"null", 0),
+        (b"0", 0),
+        (b"70", 70),
+        (b"-1", UNLIMITED_TOKENS),
+        (b"2147483648", UNLIMITED_TOKENS),
+        (b"9" * 5_000, UNLIMITED_TOKENS),
+        (b"70.5", UNLIMITED_TOKENS),
+        (b'"70"', UNLIMITED_TOKENS),
+        (b"[]", UNLIMITED_TOKENS),
+    ],
+)
+@pytest.mark.parametrize("name", FOREIGN_LIMIT_FIELDS)
+def test_a_foreign_output_limit_counts_and_passes(name: str, value: bytes, tokens: int) -> None:
+    """What is no limit in any dialect counts as none at all; the bytes are those of the caller."""
+    envelope = read(b'"max_tokens":50,"%s":%b' % (name.encode(), value))
+    assert (envelope.max_output, envelope.foreign_limit, envelope.ignored) == (50, tokens, ())
+    assert raw_fields(envelope.upstream_body(model="up", stream=False, limit=None))[name] == value
+
+
+@pytest.mark.parametrize(
+    ("rest", "lowered"),
+    [
+        (b'"n_predict":-1', {"max_tokens": b"60", "n_predict": b"60"}),
+        (b'"n_predict":50', {"max_tokens": b"60", "n_predict": b"50"}),
+        (b'"max_tokens":50,"n_predict":70', {"max_tokens": b"50", "n_predict": b"60"}),
+        (b'"max_completion_tokens":70,"n_predict":0', {"max_completion_tokens": b"60", "n_predict": b"0"}),
+        (b'"max_tokens":70,"max_new_tokens":"70"', {"max_tokens": b"60", "max_new_tokens": b"60"}),
+        (b'"max_tokens":null,"max_new_tokens":null', {"max_tokens": b"60", "max_new_tokens": b"null"}),
+    ],
+)
+def test_every_limit_is_lowered_and_none_raised(rest: bytes, lowered: dict[str, bytes]) -> None:
+    """An upstream may heed any of them."""
+    assert sent(rest, limit=("max_tokens", 60)) == sent() | lowered
+
+
+@pytest.mark.parametrize(
+    ("rest", "choices"),
+    [
+        (b'"x":1', 1),
+        (b'"n":null', 1),
+        (b'"n":1', 1),
+        (b'"n":128', 128),
+        (b'"n_cmpl":4', 4),
+        (b'"n":2,"n_cmpl":4', 4),
+    ],
+)
+def test_n_counts_the_choices(rest: bytes, choices: int) -> None:
+    """Absent or null is one; llama.cpp's name for it counts too."""
+    assert read(rest).choices == choices
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "n_predict", "max_new_tokens"])
+def test_no_output_limit_hides_in_extra_body(name: str) -> None:
+    """It would be one that nothing was held for, at an upstream that merges the two."""
+    envelope = read(b'"max_tokens":5,"extra_body":{"%s":900,"seed":1}' % name.encode())
+    assert envelope.ignored == (f"extra_body.{name}",)
+    assert raw_fields(envelope.upstream_body(model="up", stream=False, limit=None))["extra_body"] == b'{"seed":1}'
