@@ -13,18 +13,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from edge.chat import Chat
-from edge.connection import ClientGone, Connection, Watch
+from edge.connection import GONE, ClientGone, Connection, Watch
 from edge.errors import Problems
 from edge.metrics import EdgeMetrics
 from edge.models import Models
+from edge.request import CHAT_PATH, ChatRequest
 from edge.settings import EdgeSettings
 
 WATCH = web.AppKey("watch", Watch)
 """The connections of this application; `edge.server` runs it."""
+CHAT = web.AppKey("chat", Chat)
+"""What serves chats; `edge.server` gives it the short way."""
 HEALTH_TIMEOUT_S = 2.0
-GONE = 499
-"""Status of an answer that nobody receives (nginx's), for the metrics alone."""
-
 Served = Callable[[web.Request, Connection], Awaitable[web.StreamResponse]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -48,8 +48,8 @@ def make_app(
     watch = Watch(settings, Problems(mint_id, settings.support_contact), metrics, clock_s)
     chat, models = Chat(channel, watch), Models(channel)
     app = web.Application(client_max_size=settings.body_limit_bytes)
-    app[WATCH] = watch
-    app.router.add_post("/v1/chat/completions", _served("chat", chat.complete, watch))
+    app[WATCH], app[CHAT] = watch, chat
+    app.router.add_post(CHAT_PATH, _long_way(chat))
     app.router.add_get("/v1/models", _served("models", models.list, watch))
     app.router.add_get("/v1/models/{model_id:.+}", _served("model", models.get, watch))
     app.router.add_get("/healthz", _alive)
@@ -87,6 +87,15 @@ def _served(route: str, serve: Served, watch: Watch) -> Handler:
         stream = exchange is not None and exchange.stream
         metrics.observe(route, response.status, stream, first_byte_s - began_s, ended_s - began_s)
         return response
+
+    return handle
+
+
+def _long_way(chat: Chat) -> Handler:
+    """For a chat whose path is spelled in another way."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        return cast(web.StreamResponse, await chat.serve(ChatRequest.of(request)))
 
     return handle
 

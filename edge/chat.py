@@ -9,13 +9,15 @@ from typing import Any, TypeVar
 
 import grpc
 import msgspec
-from aiohttp import web
+from aiohttp import StreamReader, web
 from worldrouter.v1 import raw_chat_pb2, raw_chat_pb2_grpc
 
-from edge.connection import Connection, Exchange, Watch
+from edge.answer import Sent, answer_headers
+from edge.connection import GONE, ClientGone, Connection, Exchange, Watch, log_refusal
 from edge.errors import REQUEST_ID
+from edge.request import CHAT_PATH, ChatRequest
 from edge.settings import EdgeSettings
-from edge.stream import EventStream, answer_headers
+from edge.stream import EventStream
 
 Answer = TypeVar("Answer")
 
@@ -53,21 +55,36 @@ def call_metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-async def read_body(request: web.Request, settings: EdgeSettings) -> bytes:
+async def read_body(request: ChatRequest, settings: EdgeSettings) -> bytes:
     """The whole body. Raises the HTTPException for an encoded, too large or too slow one."""
-    if "Content-Encoding" in request.headers:
+    headers, payload = request.message.headers, request.payload
+    if "Content-Encoding" in headers:
         raise web.HTTPUnsupportedMediaType
     limit_bytes = settings.body_limit_bytes
-    if (request.content_length or 0) > limit_bytes:
+    if int(headers.get("Content-Length", 0)) > limit_bytes:
         raise web.HTTPRequestEntityTooLarge(limit_bytes)
-    if request.content.is_eof():  # all here already, as nearly always: no timer
-        return await request.read()
+    if "Expect" in headers:
+        await request.confirm_expectation()
     try:
+        if payload.is_eof():  # all here already, as nearly always: no timer
+            return await _gather(payload, limit_bytes)
         async with asyncio.timeout(settings.body_timeout_s):
-            return await request.read()
+            return await _gather(payload, limit_bytes)
     except TimeoutError as late:
-        request.content.set_exception(late)  # else aiohttp lingers for the rest before it closes
+        payload.set_exception(late)  # else aiohttp lingers for the rest before it closes
         raise web.HTTPRequestTimeout from None
+    except web.RequestPayloadError:
+        raise web.HTTPBadRequest from None
+
+
+async def _gather(payload: StreamReader, limit_bytes: int) -> bytes:
+    pieces, size_bytes = [], 0
+    while piece := await payload.readany():
+        pieces.append(piece)
+        size_bytes += len(piece)
+        if size_bytes > limit_bytes:
+            raise web.HTTPRequestEntityTooLarge(limit_bytes)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 async def whole_answer(connection: Connection, call: grpc.aio.UnaryUnaryCall[Any, Answer]) -> Answer:
@@ -91,17 +108,57 @@ class Chat:
         self._stream = stub.StreamRawCompletion
         self._watch = watch
 
-    async def complete(self, request: web.Request, connection: Connection) -> web.StreamResponse:
-        """Complete a chat, whole or streamed as the body asks."""
+    async def serve(self, request: ChatRequest) -> Sent:
+        """Answer a request, with an error if need be, and count it."""
+        watch, connection = self._watch, request.connection
+        metrics = watch.metrics
+        connection.sent_s = began_s = watch.clock_s()
+        metrics.in_flight += 1
+        status, exchange = 200, None
+        try:
+            if watch.draining:
+                raise web.HTTPServiceUnavailable
+            await self._complete(request)
+        except (ClientGone, ConnectionError):
+            metrics.client_disconnects += 1
+            status = GONE
+        except Exception as failure:
+            status = await self._refuse(request, failure)
+        finally:
+            metrics.in_flight -= 1
+            exchange, connection.exchange = connection.exchange, None
+            if exchange is not None:
+                exchange.call.cancel()  # of no effect on one that has ended, as all have but for a bug
+        ended_s = watch.clock_s()
+        first_byte_s = (exchange and exchange.first_byte_s) or ended_s
+        stream = exchange is not None and exchange.stream
+        metrics.observe("chat", status, stream, first_byte_s - began_s, ended_s - began_s)
+        return Sent(status, keep_alive=request.keep_alive)
+
+    async def _complete(self, request: ChatRequest) -> None:
         body = await read_body(request, self._watch.settings)
-        metadata = call_metadata(request.headers)
+        metadata = call_metadata(request.message.headers)
         dialect = raw_chat_pb2.DIALECT_OPENAI_CHAT
         if wants_stream(body):
             asked = raw_chat_pb2.StreamRawCompletionRequest(dialect=dialect, body=body)
-            stream = EventStream(request, connection, self._stream(asked, metadata=metadata), self._watch)
-            connection.begin(stream)
-            return await stream.relay()
+            stream = EventStream(request, self._stream(asked, metadata=metadata))
+            request.connection.begin(stream)
+            await stream.relay()
+            return
         call = self._create(raw_chat_pb2.CreateRawCompletionRequest(dialect=dialect, body=body), metadata=metadata)
-        answer = await whole_answer(connection, call)
+        answer = await whole_answer(request.connection, call)
         headers = answer_headers(_JSON_HEADERS, await call.initial_metadata(), answer.started.overhead_us)
-        return web.Response(body=answer.body, headers=headers)
+        await request.answer(200, headers, answer.body)
+
+    async def _refuse(self, request: ChatRequest, failure: Exception) -> int:
+        """Answer with the problem; the status that the client got, if it is there to get it."""
+        problem = self._watch.problems.of(failure)
+        if isinstance(failure, web.HTTPException):
+            log_refusal(problem, request.message.method, CHAT_PATH)
+            if problem.status in (400, 408):  # of its body no end is to be seen
+                request.keep_alive = False
+        try:
+            await request.answer(problem.status, problem.headers(), problem.body())
+        except (ClientGone, ConnectionError):
+            return GONE
+        return problem.status

@@ -8,6 +8,7 @@ the rest one sweeper looks at all connections; no request and no chunk has a tim
 from __future__ import annotations
 
 import asyncio
+import email.utils
 import fcntl
 import logging
 import struct
@@ -18,12 +19,15 @@ from typing import Any, cast
 import grpc
 from aiohttp import web
 
+from edge.answer import Sent
 from edge.errors import REQUEST_ID, Problem, Problems
 from edge.metrics import EdgeMetrics
 from edge.settings import EdgeSettings
 
 _LOGGER = logging.getLogger(__name__)
 _OUTQ = struct.Struct("i")
+GONE = 499
+"""Status of an answer that nobody receives (nginx's), for the metrics alone."""
 
 
 class ClientGone(Exception):
@@ -52,7 +56,7 @@ class Exchange:
 
 
 class Watch:
-    """All connections of one edge, and its sweeper. `clock_s` is monotonic."""
+    """All connections of one edge, and its sweeper. `clock_s` is monotonic; `date` is the time as HTTP writes it."""
 
     def __init__(
         self, settings: EdgeSettings, problems: Problems, metrics: EdgeMetrics, clock_s: Callable[[], float]
@@ -63,6 +67,7 @@ class Watch:
         self.clock_s = clock_s
         self.draining = False
         self.connections: set[Connection] = set()
+        self.date = email.utils.formatdate(usegmt=True)
         self._sweep_s = min(0.5, settings.comment_interval_s / 5, settings.client_stall_s / 5)
         self._next: asyncio.TimerHandle | None = None
 
@@ -83,6 +88,7 @@ class Watch:
 
     def _sweep(self) -> None:
         self.start()
+        self.date = email.utils.formatdate(usegmt=True)
         now_s = self.clock_s()
         for connection in tuple(self.connections):
             connection.check(now_s)
@@ -91,11 +97,11 @@ class Watch:
 class Connection(web.RequestHandler):
     """One client's connection: aiohttp's protocol, watched, with every error as JSON."""
 
-    __slots__ = ("_drained_bytes", "_moved_s", "_watch", "exchange", "sent_s", "wire", "written_bytes")
+    __slots__ = ("_drained_bytes", "_moved_s", "exchange", "sent_s", "watch", "wire", "written_bytes")
 
     def __init__(self, manager: web.Server, watch: Watch, **limits: Any) -> None:
         super().__init__(manager, **limits)
-        self._watch = watch
+        self.watch = watch
         self.exchange: Exchange | None = None
         self.wire: asyncio.Transport | None = None
         self.written_bytes = 0
@@ -107,12 +113,12 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client came."""
         self.wire = cast(asyncio.Transport, transport)
-        self._watch.connections.add(self)
+        self.watch.connections.add(self)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client is gone: end its call."""
-        self._watch.connections.discard(self)
+        self.watch.connections.discard(self)
         if self.exchange is not None:
             self.exchange.end(ClientGone())
         super().connection_lost(exc)
@@ -124,11 +130,12 @@ class Connection(web.RequestHandler):
             exchange.end(ClientGone())
 
     def send(self, data: bytes) -> None:
-        """Write to the socket. The caller waits for `drain` when `writing_paused`."""
-        assert self.wire is not None
-        self.wire.write(data)
+        """Write to the socket; ClientGone if there is none. The caller waits for `drain` when `writing_paused`."""
+        if self.transport is None:
+            raise ClientGone
+        self.transport.write(data)
         self.written_bytes += len(data)
-        self.sent_s = self._watch.clock_s()
+        self.sent_s = self.watch.clock_s()
 
     def check(self, now_s: float) -> None:
         """Look for a client that is closing or stalled; keep a silent stream alive."""
@@ -146,7 +153,7 @@ class Connection(web.RequestHandler):
         drained_bytes = self.written_bytes - waiting_bytes - _kernel_queue_bytes(wire)
         if drained_bytes > self._drained_bytes:
             self._moved_s = now_s
-        elif now_s - self._moved_s >= self._watch.settings.client_stall_s:
+        elif now_s - self._moved_s >= self.watch.settings.client_stall_s:
             wire.abort()
         self._drained_bytes = drained_bytes
 
@@ -154,16 +161,24 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
         """The one door by which responses leave: each has a request id, each failure is JSON."""
+        if isinstance(resp, Sent):
+            return self._after(request, resp)
         if isinstance(resp, web.HTTPException):
-            self._watch.metrics.refused(resp.status)
+            self.watch.metrics.refused(resp.status)
             resp = self.refuse(request, resp)
         if not resp.prepared:
             if REQUEST_ID not in resp.headers:
-                resp.headers[REQUEST_ID] = self._watch.problems.mint_id()
+                resp.headers[REQUEST_ID] = self.watch.problems.mint_id()
             resp.headers["Server"] = "worldrouter"
-            if self._watch.draining:
+            if self.watch.draining:
                 resp.force_close()
         return super().finish_response(request, resp, start_time)
+
+    async def _after(self, request: Any, sent: Any) -> tuple[web.StreamResponse, bool]:
+        """After an answer that went out as the handler wrote it."""
+        if self._upgraded:  # asked for an upgrade that is ignored: aiohttp reads on behind it
+            return await super().finish_response(request, sent, None)
+        return sent, False
 
     def handle_error(
         self,
@@ -174,11 +189,11 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """Answer what the HTTP parser refused (400, echoing nothing) or what a bug of ours broke (500)."""
         if status < 500 or exc is None:
-            problem = self._watch.problems.own(status)
-            _log_refusal(problem, "?", "?")  # echo nothing into the log either
+            problem = self.watch.problems.own(status)
+            log_refusal(problem, "?", "?")  # echo nothing into the log either
         else:
-            problem = self._watch.problems.of(exc)
-        self._watch.metrics.refused(problem.status)
+            problem = self.watch.problems.of(exc)
+        self.watch.metrics.refused(problem.status)
         if self.transport is None or request.writer.output_size > 0:
             raise ConnectionError("There is nobody to tell, or it is too late to.") from exc
         response = problem.response()
@@ -187,8 +202,8 @@ class Connection(web.RequestHandler):
 
     def refuse(self, request: web.BaseRequest, refusal: web.HTTPException) -> web.Response:
         """The edge's own refusal as an OpenAI error, with one line in the log."""
-        problem = self._watch.problems.own(refusal.status)
-        _log_refusal(problem, request.method, request.rel_url.raw_path)
+        problem = self.watch.problems.own(refusal.status)
+        log_refusal(problem, request.method, request.rel_url.raw_path)
         response = problem.response()
         if "Allow" in refusal.headers:
             response.headers["Allow"] = refusal.headers["Allow"]
@@ -197,7 +212,7 @@ class Connection(web.RequestHandler):
         return response
 
 
-def _log_refusal(problem: Problem, method: str, path: str) -> None:
+def log_refusal(problem: Problem, method: str, path: str) -> None:
     """One line, whole in its message and in fields for whoever collects JSON. `path` without the query."""
     fields = {"request_id": problem.request_id, "status": problem.status, "code": problem.code}
     _LOGGER.info(

@@ -103,8 +103,8 @@ class Problem:
         }
         return msgspec.json.encode({"error": {**self.extra, **error}})
 
-    def response(self) -> web.Response:
-        """The whole HTTP answer."""
+    def headers(self) -> dict[str, str]:
+        """The headers of the HTTP answer."""
         headers = {"Content-Type": "application/json", REQUEST_ID: self.request_id}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
@@ -112,7 +112,11 @@ class Problem:
             headers["Retry-After"] = str(self.retry_after_s)
         if self.status in (502, 504):
             headers["x-should-retry"] = "false"  # the core has made its attempts already
-        return web.Response(status=self.status, body=self.body(), headers=headers)
+        return headers
+
+    def response(self) -> web.Response:
+        """The whole HTTP answer."""
+        return web.Response(status=self.status, body=self.body(), headers=self.headers())
 
 
 class Problems:

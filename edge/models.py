@@ -9,9 +9,9 @@ import msgspec
 from aiohttp import web
 from worldrouter.v1 import routing_pb2, routing_pb2_grpc, types_pb2
 
+from edge.answer import answer_headers
 from edge.chat import call_metadata, whole_answer
 from edge.connection import Connection
-from edge.stream import answer_headers
 
 PAGE_SIZE = 1000
 CALL_TIMEOUT_S = 10.0

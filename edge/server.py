@@ -9,14 +9,17 @@ from collections.abc import Callable
 
 from aiohttp import http_parser, web
 
-from edge.app import WATCH
+from edge.app import CHAT, WATCH
 from edge.connection import Connection
+from edge.request import take_short_way
 from edge.settings import EdgeSettings
 
 BACKLOG = 4096
 """With the default, 256 clients connecting at once wait a second for their first token."""
 SEND_BUFFER_BYTES = 65536
 """Of each socket: a stalled client absorbs 255 KiB with it, 3.8 MiB without."""
+READ_BUFFER_BYTES = 1 << 20
+"""Of a body, before reading pauses: with aiohttp's 64 KiB a large one is paused dozens of times."""
 LAST_WORDS_S = 5.0
 """For requests that were cut to say so, and for their last bytes to leave."""
 POLL_S = 0.01
@@ -75,6 +78,7 @@ class EdgeServer:
         try:
             await runner.setup()
             assert runner.server is not None
+            take_short_way(runner.server, app[CHAT].serve)
             loop = asyncio.get_running_loop()
             connect = functools.partial(
                 Connection,
@@ -84,6 +88,7 @@ class EdgeServer:
                 keepalive_timeout=settings.idle_timeout_s,
                 access_log=None,
                 auto_decompress=False,
+                read_bufsize=READ_BUFFER_BYTES,
             )
             listener = await loop.create_server(connect, sock=bound, backlog=BACKLOG)
         except BaseException:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import grpc
 from aiohttp import HttpVersion11, web
 from worldrouter.v1 import raw_chat_pb2
 
-from edge.connection import ClientGone, Connection, Exchange, Watch
-from edge.errors import REQUEST_ID
+from edge.answer import answer_headers
+from edge.connection import ClientGone, Exchange
+from edge.request import ChatRequest
 
 StreamCall = grpc.aio.UnaryStreamCall[raw_chat_pb2.StreamRawCompletionRequest, raw_chat_pb2.StreamRawCompletionResponse]
 
@@ -19,31 +20,20 @@ DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
 _BETWEEN = b"\n\ndata: "
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
+_LAST_CHUNK = b"0\r\n\r\n"
 _STREAM_HEADERS: Mapping[str, str] = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",
-    "Server": "worldrouter",
 }
 
 
-def events(chunks: Iterable[bytes], count: int) -> bytes:
-    """SSE events of `count` JSON texts. Line breaks, in JSON only ever white space, become blanks."""
-    joined = _BETWEEN.join(chunks)
-    if joined.count(b"\n") != 2 * (count - 1) or b"\r" in joined:
-        joined = _BETWEEN.join(chunk.translate(_LINE_BREAKS) for chunk in chunks)
+def events(chunks: Sequence[bytes]) -> bytes:
+    """SSE events of JSON texts. Line breaks, in JSON only ever white space, become blanks."""
+    joined = _BETWEEN.join(chunks) if len(chunks) > 1 else chunks[0]
+    if joined.count(b"\n") != 2 * (len(chunks) - 1) or b"\r" in joined:
+        joined = _BETWEEN.join([chunk.translate(_LINE_BREAKS) for chunk in chunks])
     return b"data: %b\n\n" % joined
-
-
-def answer_headers(base: Mapping[str, str], metadata: grpc.aio.Metadata, overhead_us: int | None) -> dict[str, str]:
-    """Headers of a completion: `base`, what the core's initial metadata has for the client, its overhead."""
-    headers = dict(base)
-    for key, value in metadata:
-        if key == REQUEST_ID or key.startswith(("x-worldrouter-", "x-ratelimit-")):
-            headers[key] = str(value)
-    if overhead_us is not None:
-        headers["x-worldrouter-overhead-ms"] = f"{overhead_us // 1000}.{overhead_us % 1000:03d}"
-    return headers
 
 
 class EventStream(Exchange):
@@ -51,19 +41,19 @@ class EventStream(Exchange):
 
     stream = True
 
-    def __init__(self, request: web.Request, connection: Connection, call: StreamCall, watch: Watch) -> None:
+    def __init__(self, request: ChatRequest, call: StreamCall) -> None:
         super().__init__(call)
         self._request = request
-        self._connection = connection
+        self._connection = request.connection
         self._messages = call
-        self._watch = watch
-        self._chunked = request.version >= HttpVersion11
-        self._response: web.StreamResponse | None = None
+        self._chunked = request.message.version >= HttpVersion11
         self._overhead_us: int | None = None
         self._finished = False
+        self._request_id = ""
+        self._opened = False
         self._opening: asyncio.Task[None] | None = None
 
-    async def relay(self) -> web.StreamResponse:
+    async def relay(self) -> None:
         """Pass the stream on to its end. Raises what went wrong before anything was sent."""
         failure: Exception | None = None
         try:
@@ -77,21 +67,21 @@ class EventStream(Exchange):
         if failure is None and not self._finished:
             failure = web.HTTPInternalServerError()  # the core broke its promise: never a [DONE] for that
         if failure is None:
-            response = self._response or await self._open()
-            await response.write_eof(DONE)
-            return response
-        if self._response is None or isinstance(failure, ClientGone | ConnectionError):
+            await self._open()
+            self._end(DONE)
+        elif not self._opened or isinstance(failure, ClientGone | ConnectionError):
             raise failure
-        return await self._fail(failure, self._response)
+        else:
+            self._fail(failure)
 
     async def _pass_on(self) -> None:
         connection = self._connection
         async for message in self._messages:
             chunks = message.chunks.chunk_json
             if chunks and self.cut is None:
-                if self._response is None:
+                if not self._opened:
                     await self._open()
-                connection.send(self._frame(events(chunks, len(chunks))))
+                connection.send(self._frame(events(chunks)))
                 if connection.writing_paused:
                     await self._request.writer.drain()
             elif message.HasField("started"):
@@ -99,31 +89,31 @@ class EventStream(Exchange):
             elif message.HasField("finished"):
                 self._finished = True
 
-    async def _open(self) -> web.StreamResponse:
+    async def _open(self) -> None:
         """Commit status and headers, once."""
         metadata = await self.call.initial_metadata()
-        if self._response is None:
+        if not self._opened:
+            self._opened = True
             headers = answer_headers(_STREAM_HEADERS, metadata, self._overhead_us)
-            headers.setdefault(REQUEST_ID, self._watch.problems.mint_id())
-            self._response = web.StreamResponse(headers=headers)
-            if self._watch.draining:
-                self._response.force_close()
-            self.first_byte_s = self._watch.clock_s()
-            await self._response.prepare(self._request)
-        return self._response
+            if self._chunked:
+                headers["Transfer-Encoding"] = "chunked"
+            self._request_id = self._request.open(200, headers, length=None)
+            self.first_byte_s = self._connection.sent_s
 
-    async def _fail(self, failure: Exception, response: web.StreamResponse) -> web.StreamResponse:
+    def _fail(self, failure: Exception) -> None:
         """End with an error event, which SDKs raise; without it they would take the answer for whole."""
-        self._watch.metrics.stream_errors += 1
-        problem = self._watch.problems.of(failure, response.headers[REQUEST_ID])
-        await response.write_eof(events([problem.body()], 1))
-        return response
+        watch = self._connection.watch
+        watch.metrics.stream_errors += 1
+        self._end(events([watch.problems.of(failure, self._request_id).body()]))
+
+    def _end(self, data: bytes) -> None:
+        self._connection.send(self._frame(data) + _LAST_CHUNK if self._chunked else data)
 
     def fill_silence(self, now_s: float) -> None:
         """Send a comment when the client has heard nothing for the interval."""
-        if now_s - self._connection.sent_s < self._watch.settings.comment_interval_s:
+        if now_s - self._connection.sent_s < self._connection.watch.settings.comment_interval_s:
             return
-        if self._response is not None:
+        if self._opened:
             self._connection.send(self._frame(PING))
         elif self._opening is None:
             self._opening = asyncio.get_running_loop().create_task(self._open_early())
@@ -131,7 +121,7 @@ class EventStream(Exchange):
     async def _open_early(self) -> None:
         await self.call.initial_metadata()
         if not self.call.done():  # else the failure that ended it still gets its own status
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(ClientGone):
                 await self._open()
                 self._connection.send(self._frame(PING))
 

@@ -85,8 +85,8 @@ async def test_http_1_0_has_no_chunks(edge: Any, connect: Any) -> None:
 
 def test_line_breaks_in_json_do_not_break_events() -> None:
     """White space of a chunk's JSON never becomes a line of its own."""
-    assert events([b'{"a":\n1}', b'{"b":\r\n2}'], 2) == b'data: {"a": 1}\n\ndata: {"b":  2}\n\n'
-    assert events([b"{\r}"], 1) == b"data: { }\n\n"
+    assert events([b'{"a":\n1}', b'{"b":\r\n2}']) == b'data: {"a": 1}\n\ndata: {"b":  2}\n\n'
+    assert events([b"{\r}"]) == b"data: { }\n\n"
 
 
 async def test_a_failure_before_the_first_chunk_keeps_its_status(

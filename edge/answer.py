@@ -1,0 +1,54 @@
+"""The head of an answer that the edge writes itself, in one piece with its body."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import grpc
+
+from edge.errors import REQUEST_ID
+
+_STATUS_LINES: Mapping[int, str] = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
+}
+_FOR_CLIENTS = ("x-worldrouter-", "x-ratelimit-")
+
+
+class Sent:
+    """Stands for an answer that is written already: what aiohttp's protocol still asks of it."""
+
+    __slots__ = ("keep_alive", "status")
+
+    def __init__(self, status: int, *, keep_alive: bool) -> None:
+        self.status = status
+        self.keep_alive = keep_alive
+
+    async def prepare(self, request: object) -> None:
+        """Nothing: it is prepared."""
+
+    async def write_eof(self) -> None:
+        """Nothing: it is written."""
+
+
+def answer_headers(base: Mapping[str, str], metadata: grpc.aio.Metadata, overhead_us: int | None) -> dict[str, str]:
+    """Headers of a completion: `base`, what the core's initial metadata has for the client, its overhead."""
+    headers = dict(base)
+    for key, value in metadata:
+        if key == REQUEST_ID or key.startswith(_FOR_CLIENTS):
+            headers[key] = str(value)
+    if overhead_us is not None:
+        headers["x-worldrouter-overhead-ms"] = f"{overhead_us // 1000}.{overhead_us % 1000:03d}"
+    return headers
+
+
+def head(status: int, headers: Mapping[str, str], *, date: str, length: int | None, connection: str | None) -> bytes:
+    """Status line and headers. `length` None: the body comes as HTTP chunks, or lasts until the connection's end."""
+    lines = [_STATUS_LINES[status]]
+    lines += [f"{name}: {value}\r\n" for name, value in headers.items()]
+    if length is not None:
+        lines.append(f"Content-Length: {length}\r\n")
+    if connection is not None:
+        lines.append(f"Connection: {connection}\r\n")
+    lines.append(f"Date: {date}\r\nServer: worldrouter\r\n\r\n")
+    return "".join(lines).encode("latin-1", "replace")
