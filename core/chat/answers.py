@@ -5,7 +5,9 @@ Values that are not ours to change stay the bytes they were.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import msgspec
 from msgspec import Raw
@@ -15,6 +17,8 @@ from core.money.usage import TokenCounts, parse_usage, usage_json
 
 _NULL = Raw(b"null")
 _Object = dict[str, Raw]
+_REQUIRED: Mapping[str, Raw] = MappingProxyType({"role": Raw(b'"assistant"'), "content": _NULL, "refusal": _NULL})
+"""Of a message (OpenAI's ChatCompletionResponseMessage)."""
 
 
 class _Message(msgspec.Struct):
@@ -75,7 +79,7 @@ def read_answer(body: bytes) -> Answer:
         raise UpstreamFailed("The upstream's answer is not a chat completion.") from None
     if not choices or not all(choice.finish_reason and choice.message for choice in view.choices):
         raise UpstreamFailed("The upstream's answer is not complete.")
-    fields["choices"] = Raw(_encoder.encode([_mended(choice) for choice in choices]))
+    fields["choices"] = Raw(_encoder.encode([_mended(at, choice) for at, choice in enumerate(choices)]))
     return Answer(
         fields=fields,
         finish_reasons=tuple(
@@ -86,13 +90,12 @@ def read_answer(body: bytes) -> Answer:
     )
 
 
-def _mended(choice: _Object) -> _Object:
-    """`logprobs` and `message.refusal` are always there, null when the upstream leaves them out."""
-    choice.setdefault("logprobs", _NULL)
+def _mended(at: int, choice: _Object) -> _Object:
+    """What OpenAI's schema requires is always there, `logprobs`, `refusal` and `content` as null."""
     message = _object_decoder.decode(choice["message"])
-    if "refusal" not in message:
-        choice["message"] = Raw(_encoder.encode(message | {"refusal": _NULL}))
-    return choice
+    if not _REQUIRED.keys() <= message.keys():
+        choice["message"] = Raw(_encoder.encode(_REQUIRED | message))
+    return {"index": Raw(b"%d" % at), "logprobs": _NULL} | choice
 
 
 def _text_bytes(message: _Message) -> int:

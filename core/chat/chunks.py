@@ -42,9 +42,9 @@ class _Delta(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
-    index: int = 0
+    index: int = -1  # left out
     delta: _Delta | None = None
-    finish_reason: str | None = None
+    finish_reason: str | None = ""  # left out, or empty: OpenAI has null
 
 
 class _Chunk(msgspec.Struct):
@@ -152,7 +152,7 @@ class ChunkRewriter:
             return self._held
         reported = self._usage_raw if charged is self.usage else None
         last = {"choices": _NONE, "usage": reported or Raw(usage_json(charged))}
-        return [*self._held, _encoder.encode({"object": _OBJECT} | self._ours(self._usage_chunk or {}) | last)]
+        return [*self._held, _encoder.encode(self._ours(self._usage_chunk or {}) | last)]
 
     def check_complete(self) -> None:
         """UpstreamFailed unless every choice has finished: a finish is never made up."""
@@ -178,6 +178,8 @@ class ChunkRewriter:
         """Note what the choices produced; whether they may pass without a look inside."""
         plain = True
         for choice in choices:
+            if choice.index < 0:
+                choice.index, plain = 0, False
             self.finish_reasons.setdefault(choice.index, None)
             plain = plain and choice.finish_reason is None and choice.delta is not None
             if choice.delta is None:
@@ -221,13 +223,13 @@ class ChunkRewriter:
             fields = _object_decoder.decode(data[: end - 1] + b"}")
         except msgspec.DecodeError:
             return
-        if not {"id", "created", "model"} <= fields.keys() or fields.keys() & {"usage", "error"}:
+        if not {"id", "object", "created", "model"} <= fields.keys() or fields.keys() & {"usage", "error"}:
             return
         self._head = data[:end]
         self._our_head = _encoder.encode(self._ours(fields))[:-1] + b","
 
     def _ours(self, fields: _Object) -> _Object:
-        return fields | {"id": self._id, "created": self._created, "model": self._model}
+        return {"object": _OBJECT} | fields | {"id": self._id, "created": self._created, "model": self._model}
 
     def _rewrite(self, data: bytes, views: list[_Choice], out: list[bytes]) -> None:
         fields = self._ours(_object_decoder.decode(data))
@@ -237,7 +239,7 @@ class ChunkRewriter:
         running: list[_Object] = []
         finishing: list[_Object] = []
         for view, choice in zip(views, _choices_decoder.decode(fields["choices"]), strict=True):
-            self._sort(view, choice, running, finishing)
+            self._sort(view, {"index": Raw(b"%d" % view.index)} | choice, running, finishing)
         if running:
             out.append(_encoder.encode(fields | {"choices": Raw(_encoder.encode(running))}))
         if finishing:

@@ -71,6 +71,13 @@ def test_logprobs_and_refusal_are_always_there() -> None:
     assert found[1]["message"]["refusal"] is None
 
 
+def test_what_the_schema_requires_of_a_choice_is_added() -> None:
+    """The index by its place, and of the message its role and content."""
+    found = shown({"choices": [{"message": {}, "finish_reason": "stop"}] * 2})["choices"]
+    message = {"role": "assistant", "content": None, "refusal": None}
+    assert found == [{"index": at, "message": message, "logprobs": None, "finish_reason": "stop"} for at in (0, 1)]
+
+
 def test_numbers_keep_their_digits() -> None:
     """Values that are not ours to change stay the bytes they were."""
     body = (

@@ -213,6 +213,18 @@ def test_an_empty_answer_has_a_role_and_a_finish(delta: Any) -> None:
     assert [each["choices"][0] for each in last] == [{"index": 0, "delta": {}, "finish_reason": "length"}]
 
 
+def test_what_the_schema_requires_is_added_to_every_chunk() -> None:
+    """Without object, index and finish reason, and without id, created and model: clients look at all of them."""
+    out, last = passed([{"choices": [{"delta": {"content": text}}]} for text in ("a", "b")] + [STOP])
+    required = {**OURS, "object": "chat.completion.chunk"}
+    assert [{name: each[name] for name in required} for each in out] == [required, required]
+    assert [each["choices"] for each in out] == [
+        [{"index": 0, "delta": {"role": "assistant", "content": "a"}, "finish_reason": None}],
+        [{"index": 0, "delta": {"content": "b"}, "finish_reason": None}],
+    ]
+    assert last[-1]["choices"][0]["finish_reason"] == "stop"
+
+
 def test_logprobs_go_with_the_text_they_belong_to() -> None:
     """When a chunk says something and finishes, the finish has none."""
     one = chunk({"content": "x"}, "stop")
@@ -222,27 +234,27 @@ def test_logprobs_go_with_the_text_they_belong_to() -> None:
     assert last[-1]["choices"][0]["logprobs"] is None
 
 
-ROLE_CHOICE = b'"choices":[{"index":0,"delta":{"role":"assistant"}}]'
+ROLE_CHOICE = b'"choices":[{"index":0,"delta":{"role":"assistant"},"finish_reason":null}]'
 
 
 @pytest.mark.parametrize("include_usage", [False, True])
 @pytest.mark.parametrize(
     "data",
     [
-        b'{"id":"a","created":1,"model":"m",%s,"id":"b"}',
-        b'{"id":"a","created":1,"model":"m",%s,"model":"n"}',
-        b'{"id":"a","created":1,"model":"m",%s,"created":2}',
-        b'{"id":"a","created":1,"model":"m",%s,"\\u0069d":"b"}',
-        b'{"id":"a","created":1,"model":"m",%s,"usage":{"prompt_tokens":1,"completion_tokens":1},"usage":null}',
-        b'{"id":"a","created":1,"model":"m",%s,"x":{"y":1,"usage":null}}',
-        b'{"id":"a","created":1,"model":"m","usage":null,%s}',
-        b'{"id":"a","created":1,"model":"m","x":{"a":1,"choices":2},%s}',
-        b'{"id":"a","created":1,"model":"m","x":["choices"],%s}',
+        b'{"id":"a","object":"o","created":1,"model":"m",%s,"id":"b"}',
+        b'{"id":"a","object":"o","created":1,"model":"m",%s,"model":"n"}',
+        b'{"id":"a","object":"o","created":1,"model":"m",%s,"created":2}',
+        b'{"id":"a","object":"o","created":1,"model":"m",%s,"\\u0069d":"b"}',
+        b'{"id":"a","object":"o","created":1,"model":"m",%s,"usage":{"prompt_tokens":1,"completion_tokens":1},"usage":null}',
+        b'{"id":"a","object":"o","created":1,"model":"m",%s,"x":{"y":1,"usage":null}}',
+        b'{"id":"a","object":"o","created":1,"model":"m","usage":null,%s}',
+        b'{"id":"a","object":"o","created":1,"model":"m","x":{"a":1,"choices":2},%s}',
+        b'{"id":"a","object":"o","created":1,"model":"m","x":["choices"],%s}',
         b'{"object":"choices","id":"a","created":1,"model":"m",%s}',
         b'{"object":"x",%s}',
         b"{%s}",
-        b' {"id":"a","created":1,"model":"m",%s} ',
-        b'{"id":"a","created":1,"model":"m", %s}\n',
+        b' {"id":"a","object":"o","created":1,"model":"m",%s} ',
+        b'{"id":"a","object":"o","created":1,"model":"m", %s}\n',
     ],
 )
 def test_odd_chunks_are_made_whole_too(data: bytes, include_usage: bool) -> None:

@@ -49,7 +49,13 @@ class Reference:
         choices = found.get("choices")
         if not choices:
             return []
-        head = {**found, "id": OURS["id"], "model": OURS["model"], "created": Number(OURS["created"])}
+        head = {
+            "object": "chat.completion.chunk",
+            **found,
+            "id": OURS["id"],
+            "model": OURS["model"],
+            "created": Number(OURS["created"]),
+        }
         head.pop("usage", None)
         if self.include_usage:
             head["usage"] = None
@@ -65,7 +71,8 @@ class Reference:
     def sort(self, choices: list[Any], calls: list[str]) -> tuple[list[Any], list[Any]]:
         running, finishing = [], []
         for choice in choices:
-            index, reason = choice.get("index", Number(0)), choice.get("finish_reason")
+            choice.setdefault("index", Number(0))
+            index, reason = choice["index"], choice.get("finish_reason")
             delta = dict(choice.get("delta") or {})
             if delta.get("tool_calls"):
                 delta["tool_calls"] = [self.call(index, call, calls.pop(0)) for call in delta["tool_calls"]]
@@ -77,7 +84,7 @@ class Reference:
                 says = True
                 delta["role"] = "assistant"
             if not reason:
-                running.append({**choice, "delta": delta, **({"finish_reason": None} if reason == "" else {})})
+                running.append({**choice, "delta": delta, "finish_reason": None})
                 continue
             self.reasons[index] = reason
             if says:
