@@ -29,16 +29,17 @@ _NOT_METADATA = re.compile(r"[^ -~]")
 
 
 class _Envelope(msgspec.Struct):
-    stream: Any = False
+    stream: msgspec.Raw = msgspec.Raw(b"false")
 
 
+_TRUE = msgspec.Raw(b"true")
 _DECODER = msgspec.json.Decoder(_Envelope)
 
 
 def wants_stream(body: bytes) -> bool:
     """Whether the top level says `"stream": true`. All else, broken JSON too, is for the core to judge."""
     try:
-        return _DECODER.decode(body).stream is True
+        return _DECODER.decode(body).stream == _TRUE
     except (msgspec.MsgspecError, RecursionError):
         return False
 

@@ -103,6 +103,7 @@ async def test_a_clients_own_request_id(core: Any, edge: Any, http: aiohttp.Clie
         (b'{"stream":null}', "create"),
         (b'{"stream":1}', "create"),
         (b'{"stream":"true"}', "create"),
+        (b'{"stream":["\xed\xa0\x80"]}', "create"),
         (b'{"messages":[{"stream":true}]}', "create"),
         (b'{"messages":"\\"stream\\":true"}', "create"),
         (b'[{"stream":true}]', "create"),
