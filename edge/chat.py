@@ -57,7 +57,7 @@ def call_metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
 
 
 async def read_body(request: ChatRequest, settings: EdgeSettings) -> bytes:
-    """The whole body. Raises the HTTPException for an encoded, too large or too slow one."""
+    """The whole body. Raises the HTTPException for an encoded, malformed, too large or too slow one."""
     headers, payload = request.message.headers, request.payload
     if "Content-Encoding" in headers:
         raise web.HTTPUnsupportedMediaType
@@ -68,7 +68,10 @@ async def read_body(request: ChatRequest, settings: EdgeSettings) -> bytes:
         await request.confirm_expectation()
     try:
         if payload.is_eof():  # all here already, as nearly always: no timer
-            return await _gather(payload, limit_bytes)
+            body = payload.read_nowait()
+            if len(body) > limit_bytes:
+                raise web.HTTPRequestEntityTooLarge(limit_bytes)
+            return body
         async with asyncio.timeout(settings.body_timeout_s):
             return await _gather(payload, limit_bytes)
     except TimeoutError as late:

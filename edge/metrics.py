@@ -47,17 +47,17 @@ class EdgeMetrics(Collector):
         self.stream_errors = 0
         self.client_disconnects = 0
         self._requests: Counter[tuple[str, int, bool]] = Counter()
-        self._total: dict[tuple[str, bool], Histogram] = {}
-        self._first_byte: dict[tuple[str, bool], Histogram] = {}
+        self._durations: dict[tuple[str, bool], tuple[Histogram, Histogram]] = {}
 
     def observe(self, route: str, status: int, stream: bool, first_byte_s: float, total_s: float) -> None:
         """Count a request that ended: time to the first byte of its answer, and to its end."""
         self._requests[route, status, stream] += 1
-        key = (route, stream)
-        if key not in self._total:
-            self._total[key], self._first_byte[key] = Histogram(), Histogram()
-        self._total[key].observe(total_s)
-        self._first_byte[key].observe(first_byte_s)
+        durations = self._durations.get((route, stream))
+        if durations is None:
+            durations = self._durations[route, stream] = (Histogram(), Histogram())
+        first_byte, total = durations
+        first_byte.observe(first_byte_s)
+        total.observe(total_s)
 
     def refused(self, status: int) -> None:
         """Count a request that no route took."""
@@ -78,8 +78,10 @@ class EdgeMetrics(Collector):
         yield CounterMetricFamily(
             "worldrouter_edge_client_disconnects", "Clients gone before their answer.", self.client_disconnects
         )
-        yield _family("worldrouter_edge_first_byte_seconds", "Until the first byte.", self._first_byte)
-        yield _family("worldrouter_edge_request_seconds", "Until the end.", self._total)
+        first_byte = {key: found[0] for key, found in self._durations.items()}
+        yield _family("worldrouter_edge_first_byte_seconds", "Until the first byte.", first_byte)
+        total = {key: found[1] for key, found in self._durations.items()}
+        yield _family("worldrouter_edge_request_seconds", "Until the end.", total)
 
 
 def _family(name: str, text: str, histograms: dict[tuple[str, bool], Histogram]) -> HistogramMetricFamily:

@@ -94,7 +94,7 @@ def _mended(at: int, choice: _Object) -> _Object:
     """What OpenAI's schema requires is always there, `logprobs`, `refusal` and `content` as null."""
     message = _object_decoder.decode(choice["message"])
     if not _REQUIRED.keys() <= message.keys():
-        choice["message"] = Raw(_encoder.encode(_REQUIRED | message))
+        choice["message"] = Raw(_encoder.encode({**_REQUIRED, **message}))
     return {"index": Raw(b"%d" % at), "logprobs": _NULL} | choice
 
 

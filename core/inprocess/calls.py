@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from core.inprocess.metadata import Entries
+from core.inprocess.metadata import Entries, ReceivedMetadata
 from core.inprocess.wire import Status, Wire
 
 _logger = logging.getLogger(__name__)
@@ -70,11 +70,13 @@ class _Call(grpc.aio.Call):
 
     async def initial_metadata(self) -> grpc.aio.Metadata:
         """The initial metadata, when the handler has sent them or a message, or the call is done."""
-        return grpc.aio.Metadata(*await self._wire.wait_for_initial())
+        if self._wire.initial is not None:
+            return ReceivedMetadata(self._wire.initial)
+        return ReceivedMetadata(await self._wire.wait_for_initial())
 
     async def trailing_metadata(self) -> grpc.aio.Metadata:
         """The trailing metadata, when the call is done."""
-        return grpc.aio.Metadata(*(await self._wire.wait_for_status()).trailing)
+        return ReceivedMetadata((await self._wire.wait_for_status()).trailing)
 
     async def code(self) -> grpc.StatusCode:
         """The status code, when the call is done."""
@@ -97,8 +99,8 @@ class _Call(grpc.aio.Call):
         initial: Entries = self._wire.initial or ()
         raise grpc.aio.AioRpcError(
             status.code,
-            grpc.aio.Metadata(*initial),
-            grpc.aio.Metadata(*status.trailing),
+            ReceivedMetadata(initial),
+            ReceivedMetadata(status.trailing),
             details=status.details,
             debug_error_string=_debug_string(status),
         )

@@ -6,7 +6,8 @@ keeps to itself were observed on grpcio 1.85.1.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import grpc.aio
 
@@ -40,6 +41,10 @@ KEPT_FROM_REQUESTS = KEPT_BY_CORE | {"grpc-previous-rpc-attempts", "user-agent"}
 """The same for a request: its user agent is the library's."""
 
 
+_USUAL_KEYS = frozenset({"authorization", "x-request-id"})
+"""Of nearly every call: known to be legal."""
+
+
 class IllegalMetadata(grpc.aio.InternalError):
     """A key or value has characters that gRPC does not carry; over a socket, a private subclass of the same."""
 
@@ -48,7 +53,7 @@ def admit(metadata: Iterable[tuple[str, str | bytes]], dropped: frozenset[str] =
     """The entries that arrive at the other side. Raises IllegalMetadata, or TypeError for a value of a wrong type."""
     entries: list[tuple[str, str | bytes]] = []
     for key, value in metadata:
-        if not key or key.strip(_KEY_CHARACTERS):
+        if key not in _USUAL_KEYS and (not key or key.strip(_KEY_CHARACTERS)):
             raise IllegalMetadata(f"Metadata key {key!r} is invalid")
         if key[-4:] == "-bin":
             if not isinstance(value, bytes):
@@ -63,3 +68,20 @@ def admit(metadata: Iterable[tuple[str, str | bytes]], dropped: frozenset[str] =
         if key not in dropped:
             entries.append((key, value))
     return tuple(entries)
+
+
+class ReceivedMetadata(grpc.aio.Metadata):
+    """Entries as they were admitted; the library's index of them is made when somebody looks a key up."""
+
+    def __init__(self, entries: Entries) -> None:
+        self._entries = entries
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "_metadata":
+            raise AttributeError(name)
+        super().__init__(*self._entries)
+        return self.__dict__["_metadata"]
+
+    def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
+        """The entries, or what they have been changed to."""
+        return super().__iter__() if "_metadata" in self.__dict__ else iter(self._entries)
