@@ -14,7 +14,7 @@ import inspect
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import grpc
 import grpc.aio
@@ -70,6 +70,21 @@ class _Malformed:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class _WellFormed:
+    """A caller's stream of requests, which ends with InvalidRequest at one that is malformed."""
+
+    requests: AsyncIterator[Any]
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        request = await anext(self.requests)
+        _refuse_malformed(request)
+        return request
+
+
 @dataclass(slots=True)
 class _Passage:
     """One RPC on its way through the guard."""
@@ -87,6 +102,7 @@ class _Rpc:
     method: str
     roles: frozenset[Role]
     announces_itself: bool
+    streams_requests: bool
 
 
 class Guard:
@@ -134,9 +150,8 @@ class Guard:
             server.add_registered_method_handlers(service_name, handlers)
 
     def _wrap(self, method: str, service_name: str, handler: Any) -> Any:
-        rpc = _Rpc(method, roles_for(method), service_name in _ANNOUNCE_THEMSELVES)
+        rpc = _Rpc(method, roles_for(method), service_name in _ANNOUNCE_THEMSELVES, handler.request_streaming)
         behaviour = _behaviour(handler)
-        deserializer = handler.request_deserializer
         if inspect.isasyncgenfunction(behaviour):
             wrapped = self._stream(rpc, behaviour)
         elif inspect.iscoroutinefunction(behaviour):
@@ -145,15 +160,14 @@ class Guard:
         else:
             raise TypeError(f"the handler of {method} is not async")
         make = _HANDLER_MAKERS[handler.request_streaming, handler.response_streaming]
-        lenient = deserializer if handler.request_streaming else _lenient(deserializer)
-        return make(wrapped, lenient, handler.response_serializer)
+        return make(wrapped, _lenient(handler.request_deserializer), handler.response_serializer)
 
     def _unary(self, rpc: _Rpc, behaviour: Callable[[Any, Context], Awaitable[Any]]) -> Any:
         async def unary(request: Any, context: Context) -> Any:
             passage = _Passage(self._ids.new(), self._monotonic_s())
             try:
                 await self._admit(rpc, passage, request, context)
-                response = await behaviour(request, context)
+                response = await behaviour(_WellFormed(aiter(request)) if rpc.streams_requests else request, context)
                 passage.code = grpc.StatusCode.OK
                 return response
             except Exception as error:
@@ -171,7 +185,7 @@ class Guard:
             messages: AsyncGenerator[Any, None] | None = None
             try:
                 await self._admit(rpc, passage, request, context)
-                messages = behaviour(request, context)
+                messages = behaviour(_WellFormed(aiter(request)) if rpc.streams_requests else request, context)
                 async for message in messages:
                     yield message
                 passage.code = grpc.StatusCode.OK
@@ -194,8 +208,7 @@ class Guard:
             caller = await self._callers.authenticate(authorization)
             if caller.role not in rpc.roles:
                 raise Forbidden("This credential may not call this.")
-        if isinstance(request, _Malformed):
-            raise InvalidRequest(f"The request is malformed: {request.reason}.")
+        _refuse_malformed(request)
         passage.call = Call(passage.request_id, client_request_id, caller)
         current_call.set(passage.call)
         if not rpc.announces_itself:
@@ -257,6 +270,11 @@ def _lenient(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], A
             return _Malformed(str(error)[:200])
 
     return deserialize
+
+
+def _refuse_malformed(request: Any) -> None:
+    if isinstance(request, _Malformed):
+        raise InvalidRequest(f"The request is malformed: {request.reason}.")
 
 
 def _read_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[str | None, str]:

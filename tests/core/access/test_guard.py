@@ -351,6 +351,20 @@ async def test_health_and_reflection_are_open_to_anybody(guard, serve, over_sock
     assert await reflection.read() is grpc.aio.EOF
 
 
+async def test_a_malformed_request_in_a_stream_is_the_callers_mistake(guard, serve, over_socket: bool) -> None:
+    """INVALID_ARGUMENT with a request id, whichever of the requests it is."""
+    if not over_socket:
+        pytest.skip("the in-process server serves no client streams")
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(["x.Y"]), guard)
+    call = (await serve(guard)).stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")()
+    await call.write(reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString())
+    assert await call.read()
+    await call.write(b"\xff")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert (caught.value.code(), info_of(caught.value).reason) == (C.INVALID_ARGUMENT, "INVALID_REQUEST")
+
+
 class FakeContext:
     """As much of a context as the wrapper of a chat touches."""
 
