@@ -123,6 +123,11 @@ class Connection(web.RequestHandler):
             self.exchange.end(ClientGone())
         super().connection_lost(exc)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Read on after a pause. aiohttp calls this at every read of a body, paused or not, and parses nothing anew."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def begin(self, exchange: Exchange) -> None:
         """The request of this connection is at the core now."""
         self.exchange = exchange
