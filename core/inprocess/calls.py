@@ -145,7 +145,11 @@ class StreamCall(_Call, grpc.aio.UnaryStreamCall[Any, Any]):
         if wire.messages:
             return wire.take()
         if wire.status is None:
-            message = await self._wait()
+            try:  # as in `_wait`, which would cost every message a coroutine
+                message = await wire.next_message()
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
             if message is not grpc.aio.EOF:
                 return message
         if not self._exhausted:
