@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "scripts" / "requirements"
-LOCKS = ["runtime", "dev", "build", "model"]
+LOCKS = ["runtime", "dev", "build", "model", "suites", "suites-older"]
 
 
 def names(text: str) -> set[str]:
