@@ -18,7 +18,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from storage.interfaces import CommitUnknown, StoreError, StoreUnavailable
 from storage.records import Settlement
-from storage.settlement import storable
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Awaitable[T]]
@@ -64,8 +63,6 @@ class Database(ABC):
         self._writers = writers
         self._readers = readers
         self._writing = asyncio.Semaphore(writer_count)
-        # One settle at a time: it has a connection of its own, on SQLite the only one that writes.
-        self._settling = self._writing if self.single_core else asyncio.Semaphore(1)
         self._reading = asyncio.Semaphore(reader_count)
         # Lists get half of the readers, so that no caller's lists keep the keys' poll or a balance waiting.
         self._listing = asyncio.Semaphore(max(reader_count // 2, 1))
@@ -86,8 +83,9 @@ class Database(ABC):
         """What one of `failures` means, when it came before COMMIT."""
 
     @abstractmethod
-    async def settle_once(self, batch: Sequence[Settlement]) -> None:
-        """Commit a batch in one transaction; raises what `translate` returns, or CommitUnknown."""
+    async def settle(self, batch: Sequence[Settlement]) -> None:
+        """Commit a batch in one transaction. Rows that no database can keep are made to fit rather than fail the
+        others for ever. One call at a time."""
 
     async def release(self) -> None:
         """Close the pools, when nothing runs any more. Readers go first: the last connection is the writer's."""
@@ -139,17 +137,6 @@ class Database(ABC):
         except self.failures as error:
             raise self.translate(error) from error
 
-    async def settle(self, batch: Sequence[Settlement]) -> None:
-        """Commit a batch. Rows that no database can keep are made to fit rather than fail the others for ever."""
-
-        async def once() -> None:
-            try:
-                await self.settle_once(batch)
-            except Refused:
-                await self.settle_once([storable(settlement) for settlement in batch])
-
-        await self._detached(self._settling, once)
-
     async def close(self) -> None:
         """Wait for what runs, then release everything. Idempotent."""
         if self._closing is None:
@@ -173,10 +160,7 @@ class Database(ABC):
 
     async def _detached(self, gate: asyncio.Semaphore, once: Callable[[], Awaitable[T]]) -> T:
         """Run `once` behind `gate` in a task that its caller's cancellation does not reach."""
-        await gate.acquire()
-        if self._closing is not None:
-            gate.release()
-            raise StoreUnavailable("the store is closed")
+        await self._enter(gate)
         task = asyncio.create_task(self._attempts(once))
         self._running.add(task)
 
@@ -186,6 +170,13 @@ class Database(ABC):
 
         task.add_done_callback(ended)
         return await asyncio.shield(task)
+
+    async def _enter(self, gate: asyncio.Semaphore) -> None:
+        """Wait for `gate`, which whoever enters releases. StoreUnavailable, not entered, once the store is closed."""
+        await gate.acquire()
+        if self._closing is not None:
+            gate.release()
+            raise StoreUnavailable("the store is closed")
 
     async def _attempts(self, once: Callable[[], Awaitable[T]]) -> T:
         """Repeat what surely changed nothing: after a conflict with growing pauses, on a fresh connection once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -27,6 +28,7 @@ from storage.interfaces import CommitUnknown, StoreError, StoreUnavailable
 from storage.postgres_settle import DRIVER_FAILURES, SettleTransaction
 from storage.records import Settlement
 from storage.settle_statements import CommitFailed
+from storage.settlement import storable
 
 WRITER_COUNT = 8
 READER_COUNT = 4
@@ -95,6 +97,7 @@ class PostgresDatabase(Database):
             jitter=jitter,
         )
         self._settle = SettleTransaction(self.now_us())
+        self._settling = asyncio.Semaphore(1)
         self._settler: AsyncConnection | None = None
 
     def insert(self, table: Table) -> postgresql.Insert:
@@ -118,7 +121,20 @@ class PostgresDatabase(Database):
         by_driver = isinstance(error, DBAPIError | asyncpg.InterfaceError | asyncpg.InternalClientError)
         return ConnectionLost(text) if by_driver else StoreUnavailable(text)
 
-    async def settle_once(self, batch: Sequence[Settlement]) -> None:
+    async def settle(self, batch: Sequence[Settlement]) -> None:
+        async def once() -> None:
+            try:
+                await self._settle_once(batch)
+            except Refused:
+                await self._settle_once([storable(settlement) for settlement in batch])
+
+        await self._detached(self._settling, once)
+
+    async def release(self) -> None:
+        await self._drop_settler()
+        await super().release()
+
+    async def _settle_once(self, batch: Sequence[Settlement]) -> None:
         try:
             if self._settler is None:
                 self._settler = await self._writers.connect()
@@ -130,10 +146,6 @@ class PostgresDatabase(Database):
         except self.failures as error:
             await self._drop_settler()
             raise self.translate(error) from error
-
-    async def release(self) -> None:
-        await self._drop_settler()
-        await super().release()
 
     async def _drop_settler(self) -> None:
         settler, self._settler = self._settler, None

@@ -54,7 +54,10 @@ class SettleTransaction:
         return plan(fresh, held, spendable, now_us)
 
     async def _write(self, connection: Any, planned: Plan) -> None:
-        for text, changes in ((self._sql.spend, planned.spent), (self._sql.charge, planned.taken)):
-            if changes:
-                await connection.executemany(text, [(amount, id_) for id_, amount in changes.items()])
+        if planned.spent:
+            spent = [(amount, *lease) for lease, amount in planned.spent.items()]
+            await connection.executemany(self._sql.spend, spent)
+        if planned.taken:
+            taken = [(amount, id_) for id_, amount in planned.taken.items()]
+            await connection.executemany(self._sql.charge, taken)
         await connection.executemany(self._sql.insert, planned.rows)

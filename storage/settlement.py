@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from storage.records import HOUSE_USAGE, Settlement
+
+K = TypeVar("K")
 
 _INT64_MAX = 2**63 - 1
 
@@ -65,10 +67,13 @@ class HeldLease:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The writes of a batch: rows in the order of `ROW_COLUMNS`, additions to leases, takings from accounts."""
+    """The writes of a batch: rows in the order of `ROW_COLUMNS`, additions to leases, takings from accounts.
+
+    A lease is named by its id and its account's.
+    """
 
     rows: list[tuple[Any, ...]]
-    spent: dict[str, int]
+    spent: dict[tuple[str, str], int]
     taken: dict[str, int]
 
 
@@ -103,7 +108,7 @@ def plan(
     `spendable` is what the late accounts can pay (available and credit limit). What cannot be charged is added
     to the row's shortfall. A charge without a lease is a bug of the core: nothing was held, nothing is taken.
     """
-    free = {lease_id: lease.free_nano_usd for lease_id, lease in leases.items()}
+    free = {(lease_id, lease.account_id): lease.free_nano_usd for lease_id, lease in leases.items()}
     left = dict(spendable)
     done = Plan([], {}, {})
     for settlement in batch:
@@ -111,7 +116,7 @@ def plan(
         if lease_id is None:
             charged = 0
         elif _covers(leases.get(lease_id), settlement):
-            charged = _take(amount, lease_id, free, done.spent)
+            charged = _take(amount, (lease_id, settlement.account_id), free, done.spent)
         else:
             charged = _take(amount, settlement.account_id, left, done.taken)
         shortfall = settlement.shortfall_nano_usd + amount - charged
@@ -121,11 +126,20 @@ def plan(
     return done
 
 
+def foreseen(batch: Sequence[Settlement], now_us: int) -> Plan | None:
+    """The plan if all is as it nearly always is: every request id new, every lease active and large enough.
+
+    None when the batch itself says that something is not.
+    """
+    leases = {row.lease_id: HeldLease(row.account_id, _INT64_MAX, True) for row in batch if row.lease_id is not None}
+    return None if late_accounts(batch, leases) else plan(batch, leases, {}, now_us)
+
+
 def _covers(lease: HeldLease | None, settlement: Settlement) -> bool:
     return lease is not None and lease.active and lease.account_id == settlement.account_id
 
 
-def _take(amount: int, source: str, left: dict[str, int], taken: dict[str, int]) -> int:
+def _take(amount: int, source: K, left: dict[K, int], taken: dict[K, int]) -> int:
     charged = min(amount, max(0, left.get(source, 0)))
     if charged:
         left[source] -= charged

@@ -6,6 +6,7 @@ process is what makes the race in WAL resets of SQLite 3.7 to 3.51.2 unreachable
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import sqlite3
@@ -24,6 +25,7 @@ from storage.database import Database, Refused
 from storage.interfaces import CommitUnknown, SchemaOutdated, StoreError, StoreUnavailable
 from storage.records import Settlement
 from storage.settle_statements import CommitFailed
+from storage.settlement import storable
 from storage.sqlite_settle import SettleTransaction
 from storage.tables import BIGINT
 
@@ -124,6 +126,10 @@ def _begin_immediate(connection: Any) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
+async def _nothing(_connection: AsyncConnection) -> None:
+    """The work of a transaction that changes nothing."""
+
+
 @asynccontextmanager
 async def exclusive(url: URL) -> AsyncIterator[AsyncConnection]:
     """A connection in a write transaction that is committed at the end, while no core has the file.
@@ -162,6 +168,7 @@ class SqliteDatabase(Database):
         self._clock_us = now_us
         self._settle = SettleTransaction()
         self._driver: aiosqlite.Connection | None = None
+        event.listen(self._writers.sync_engine, "connect", self._keep_driver)
         event.listen(self._writers.sync_engine, "invalidate", self._forget_driver)
 
     def insert(self, table: Table) -> sqlite.Insert:
@@ -175,33 +182,69 @@ class SqliteDatabase(Database):
         meaning = Refused if isinstance(cause, _REFUSALS) else StoreUnavailable
         return meaning(f"SQLite failed: {cause}")
 
-    async def settle_once(self, batch: Sequence[Settlement]) -> None:
+    async def settle(self, batch: Sequence[Settlement]) -> None:
         try:
-            driver = await self._writer_driver()
-            # aiosqlite has no public way to run a function of one's own in the connection's thread; this is
-            # what all of its public methods are made of.
-            await driver._execute(  # type: ignore[no-untyped-call]
-                self._settle.run, driver._conn, batch, self._clock_us()
-            )
+            await self._settle_once(batch)
+        except Refused:
+            await self._settle_once([storable(settlement) for settlement in batch])
+
+    async def _settle_once(self, batch: Sequence[Settlement]) -> None:
+        """One hop to the writer's thread and back, without a task in between: a small batch costs less than one.
+
+        Who is cancelled stops waiting; the thread goes on, and the gate stays closed until it is done.
+        """
+        driver = await self._enter_writer()
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[None] = loop.create_future()
+
+        def tell(error: BaseException | None) -> None:
+            self._writing.release()
+            if not told.done():
+                if error is None:
+                    told.set_result(None)
+                else:
+                    told.set_exception(error)
+
+        def work() -> None:
+            error = None
+            try:
+                self._settle.run(driver._conn, batch, self._clock_us())
+            except BaseException as found:
+                error = found
+            loop.call_soon_threadsafe(tell, error)
+
+        # aiosqlite has no public way to run a function of one's own in the connection's thread; this is what all
+        # of its public methods are made of.
+        driver._tx.put_nowait((None, work))
+        try:
+            await told
         except CommitFailed as error:
             raise CommitUnknown(f"SQLite failed to commit: {error}") from error
         except self.failures as error:
             raise self.translate(error) from error
 
-    async def _writer_driver(self) -> aiosqlite.Connection:
-        """The driver's side of the writer. Who is in a transaction has the pool's only connection; who settles
-        keeps everybody out of the pool, so it need not be taken out again each time."""
-        if self._driver is None:
-            async with self._writers.connect() as connection:
-                driver: Any = (await connection.get_raw_connection()).driver_connection
-                self._driver = driver
+    async def _enter_writer(self) -> aiosqlite.Connection:
+        """Keep everybody else from writing, until `_writing` is released; the driver's side of the connection.
+
+        Who is in a transaction has the pool's only connection; who settles keeps everybody out of the pool, so it
+        need not be taken out each time.
+        """
+        await self._enter(self._writing)
+        while self._driver is None:
+            self._writing.release()
+            await self.write(_nothing)  # connects
+            await self._enter(self._writing)
         return self._driver
+
+    def _keep_driver(self, connection: Any, _record: object) -> None:
+        self._driver = connection.driver_connection
 
     def _forget_driver(self, *_event: object) -> None:
         self._driver = None
 
     async def release(self) -> None:
         try:
-            await super().release()
+            async with self._writing:  # a settlement may still be in the thread
+                await super().release()
         finally:
             self._lock.release()

@@ -1,6 +1,8 @@
 """The settle transaction on SQLite: one function, run in one hop to the thread of the writer's connection.
 
-A hop costs more than all statements of a small batch, so there is exactly one.
+A hop costs more than all statements of a small batch, so there is exactly one. Each statement too has its price, as
+Python's lock changes hands around it: what a batch assumes about the database is not asked first, but found out by
+the statements that write.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from sqlalchemy.dialects import sqlite
 
 from storage.records import Settlement
 from storage.settle_statements import CommitFailed, SettleStatements
-from storage.settlement import HeldLease, Plan, late_accounts, plan, unknown
+from storage.settlement import HeldLease, Plan, foreseen, late_accounts, plan, unknown
 
 
 class SettleTransaction:
@@ -31,7 +33,10 @@ class SettleTransaction:
         """
         connection.execute("BEGIN IMMEDIATE")
         try:
-            self._write(connection, self._plan(connection, batch, now_us))
+            if not self._wrote_foreseen(connection, batch, now_us):
+                connection.execute("ROLLBACK")
+                connection.execute("BEGIN IMMEDIATE")
+                self._write(connection, self._plan(connection, batch, now_us))
         except BaseException:
             connection.rollback()
             raise
@@ -40,6 +45,14 @@ class SettleTransaction:
         except sqlite3.Error as error:
             connection.rollback()
             raise CommitFailed(str(error)) from error
+
+    def _wrote_foreseen(self, connection: sqlite3.Connection, batch: Sequence[Settlement], now_us: int) -> bool:
+        """Write without a look at what is there; False, with some of it written, when it is not as assumed."""
+        planned = foreseen(batch, now_us)
+        try:
+            return planned is not None and self._write(connection, planned)
+        except (sqlite3.IntegrityError, OverflowError):
+            return False
 
     def _plan(self, connection: sqlite3.Connection, batch: Sequence[Settlement], now_us: int) -> Plan:
         known = connection.execute(self._sql.known, _ids({row.request_id for row in batch}))
@@ -51,10 +64,15 @@ class SettleTransaction:
         spendable = dict(connection.execute(self._sql.accounts, _ids(late)).fetchall()) if late else {}
         return plan(fresh, held, spendable, now_us)
 
-    def _write(self, connection: sqlite3.Connection, planned: Plan) -> None:
-        connection.executemany(self._sql.spend, [(amount, id_) for id_, amount in planned.spent.items()])
-        connection.executemany(self._sql.charge, [(amount, id_) for id_, amount in planned.taken.items()])
+    def _write(self, connection: sqlite3.Connection, planned: Plan) -> bool:
+        """Whether every lease was found as planned; if not, nothing but leases has been written."""
+        spent = [(amount, *lease) for lease, amount in planned.spent.items()]
+        if spent and connection.executemany(self._sql.spend, spent).rowcount != len(spent):
+            return False
+        if planned.taken:
+            connection.executemany(self._sql.charge, [(amount, id_) for id_, amount in planned.taken.items()])
         connection.executemany(self._sql.insert, planned.rows)
+        return True
 
 
 def _ids(ids: Collection[str]) -> tuple[str]:

@@ -50,7 +50,8 @@ class _Row:
 class LedgerWriter:
     """The queue of settlements and the task that commits them.
 
-    `observe_commit(rows, seconds)` is told of every commit; `jitter`, a source of 0..1, spreads retries.
+    `observe_commit(rows, seconds)` is told of every commit; `jitter`, a source of 0..1, spreads retries. Belongs to the
+    event loop that it is made in.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class LedgerWriter:
         settle_timeout_s: float,
         jitter: Callable[[], float] = random.random,
     ) -> None:
+        self._loop = asyncio.get_running_loop()  # asked once: each time is a system call (getpid) on CPython 3.11
         self._store = store
         self._clock = clock
         self._in_flight = in_flight
@@ -90,7 +92,7 @@ class LedgerWriter:
 
         Whoever does not care cancels the future: then the charge is never given up.
         """
-        committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        committed: asyncio.Future[None] = self._loop.create_future()
         self._queue.append(_Row(settlement, receipt, committed, self._clock()))
         self._idle.clear()
         self._wake.set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from storage.settlement import ROW_COLUMNS, HeldLease, late_accounts, plan, storable, unknown
+from storage.settlement import ROW_COLUMNS, HeldLease, foreseen, late_accounts, plan, storable, unknown
 from storage.tables import ledger
 
 
@@ -35,11 +35,29 @@ def test_plan_never_takes_more_than_there_is(settlement) -> None:
         settlement("req_4", "gone", 4, account_id="acc_2"),
     ]
     planned = plan(batch, leases, {"acc_1": 3, "acc_2": -1}, now_us=99)
-    assert planned.spent == {"open": 10}
+    assert planned.spent == {("open", "acc_1"): 10}
     assert planned.taken == {"acc_1": 3}
     at = {name: index for index, name in enumerate(ROW_COLUMNS)}
     assert [(row[at["amount"]], row[at["shortfall"]]) for row in planned.rows] == [(7, 0), (3, 4), (3, 1), (0, 4)]
     assert {row[at["created_us"]] for row in planned.rows} == {99}
+
+
+def test_foreseen_is_the_plan_of_a_batch_whose_leases_are_all_there(settlement) -> None:
+    """Each lease is charged whole, in its account's name."""
+    batch = [
+        settlement("req_1", "one", 7),
+        settlement("req_2", "two", 9),
+        settlement("req_3"),
+        settlement("r4", "one", 1),
+    ]
+    leases = {"one": HeldLease("acc_1", 100, True), "two": HeldLease("acc_1", 100, True)}
+    assert foreseen(batch, now_us=99) == plan(batch, leases, {}, now_us=99)
+
+
+def test_nothing_is_foreseen_for_a_lease_of_two_accounts(settlement) -> None:
+    """One of them must pay itself, and what it has is not known."""
+    batch = [settlement("req_1", "one", 7), settlement("req_2", "one", 7, account_id="acc_2")]
+    assert foreseen(batch, now_us=99) is None
 
 
 def test_storable_changes_only_what_does_not_fit(settlement) -> None:

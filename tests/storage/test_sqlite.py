@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import stat
 
@@ -25,7 +26,8 @@ def no_commit(action: int, argument: str | None, *_others: object) -> int:
 
 
 async def authorize(store, authorizer) -> None:
-    driver = await store._db._writer_driver()
+    driver = await store._db._enter_writer()
+    store._db._writing.release()
     await driver._execute(driver._conn.set_authorizer, authorizer)
 
 
@@ -90,4 +92,23 @@ async def test_a_change_whose_commit_fails_is_of_unknown_outcome(store, funded, 
     await acquire("lease_1", 50)
     await store.settle([settlement("req_1", "lease_1", 5)])
     assert (await store.balance("acc_1")).balance_nano_usd == 95
+    await audit()
+
+
+async def test_a_settlement_that_nobody_waits_for_is_committed_before_the_store_closes(
+    store, funded, acquire, settlement, query, audit
+) -> None:
+    """Its caller's cancellation neither stops it nor lets anybody write or close meanwhile."""
+    await funded(balance=100)
+    await acquire("lease_1", 50)
+    task = asyncio.create_task(store.settle([settlement("req_1", "lease_1", 5)]))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    closing = asyncio.create_task(store.close())
+    with pytest.raises(StoreUnavailable):
+        await store.settle([settlement("req_2", "lease_1", 5)])
+    await closing
+    assert [tuple(row) for row in await query("SELECT ref FROM ledger WHERE kind = 'usage'")] == [("req_1",)]
     await audit()
