@@ -59,6 +59,8 @@ _log = logging.getLogger(__name__)
 FIRST_KEY_NAME = "first key"
 RESTART_DELAY_S = 1.0
 MAX_PORT = 65_535
+_EDGE_OPTIONS: Mapping[str, str] = {"host": "host", "http_port": "port", "cors_origins": "cors_origins"}
+"""Options of the command line that are settings of the edge, and their names there."""
 REFUSALS = (
     BadSettings,
     BadSetting,
@@ -75,12 +77,11 @@ REFUSALS = (
 def run(config: Path | None, home: Home, overrides: Mapping[str, object]) -> int:
     """Serve until a signal; the exit status."""
     try:
-        http_port = {"port": overrides["http_port"]} if "http_port" in overrides else {}
-        host = {"host": overrides["host"]} if "host" in overrides else {}
-        edge = load_settings(_edge_table(config), os.environ, {**http_port, **host})
-        of_core = {name: value for name, value in overrides.items() if name not in ("http_port", "host")}
+        of_edge = {name: overrides[option] for option, name in _EDGE_OPTIONS.items() if option in overrides}
+        of_core = {name: value for name, value in overrides.items() if name not in _EDGE_OPTIONS}
         settings = with_presets(load(config, os.environ, of_core), os.environ)
         log_to(LineWriter(sys.stderr), secrets=provider_secrets(settings, os.environ))
+        edge = load_settings(_edge_table(config), os.environ, of_edge)
         serve = _alone if settings.core.workers == 1 else _keep_workers
         uvloop.run(serve(settings, edge, home))
     except REFUSALS as error:

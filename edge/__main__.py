@@ -74,6 +74,7 @@ def read_table(file: Path | None) -> dict[str, object]:
 @click.option("--http-port", "port", type=int, help="Port to listen on; 0 picks a free one.")
 @click.option("--core", help="gRPC target of the core: dns:///host:port or unix:/path.")
 @click.option("--admin-port", type=int, help="Port of /metrics on loopback; 0 picks a free one.")
+@click.option("--cors-origins", help='Origins whose pages may call the API, comma-separated; "*" for all.')
 @click.option("--core-ca", help="File with the authority that signed the core's certificate.")
 @click.option("--core-cert", help="File with the certificate to show the core.")
 @click.option("--core-key", help="File with that certificate's key.")

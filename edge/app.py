@@ -54,6 +54,8 @@ def make_app(
     app.router.add_get("/v1/models/{model_id:.+}", _served("model", models.get, watch))
     app.router.add_get("/healthz", _alive)
     app.router.add_get("/readyz", _readiness(channel, watch))
+    if watch.cors is not None:
+        app.middlewares.append(watch.cors.preflights({route.method for route in app.router.routes()}))
     return app
 
 

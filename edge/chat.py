@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import grpc
 import msgspec
 from aiohttp import StreamReader, web
+from multidict import MultiMapping
 from worldrouter.v1 import raw_chat_pb2, raw_chat_pb2_grpc
 
 from edge.answer import Sent, answer_headers
@@ -44,15 +45,15 @@ def wants_stream(body: bytes) -> bool:
         return False
 
 
-def call_metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """What the core needs of the request's headers. A missing or impossible key is for the core to judge."""
+def call_metadata(headers: MultiMapping[str]) -> tuple[tuple[str, str], ...]:
+    """What the core needs of the request's headers. A missing, second or impossible key is for the core to judge."""
     found = []
     for key, limit in (("authorization", AUTHORIZATION_LIMIT), (REQUEST_ID, REQUEST_ID_LIMIT)):
-        value = headers.get(key)
-        if value:
+        for value in headers.getall(key, ())[:2]:
             if not (value.isascii() and value.isprintable()):
                 value = _NOT_METADATA.sub("?", value)
-            found.append((key, value[:limit]))
+            if value:
+                found.append((key, value[:limit]))
     return tuple(found)
 
 

@@ -20,6 +20,7 @@ import grpc
 from aiohttp import web
 
 from edge.answer import Sent
+from edge.cors import Cors
 from edge.errors import REQUEST_ID, Problem, Problems
 from edge.metrics import EdgeMetrics
 from edge.settings import EdgeSettings
@@ -65,6 +66,7 @@ class Watch:
         self.problems = problems
         self.metrics = metrics
         self.clock_s = clock_s
+        self.cors = Cors(settings.cors_origins) if settings.cors_origins else None
         self.draining = False
         self.connections: set[Connection] = set()
         self.date = email.utils.formatdate(usegmt=True)
@@ -175,6 +177,8 @@ class Connection(web.RequestHandler):
             if REQUEST_ID not in resp.headers:
                 resp.headers[REQUEST_ID] = self.watch.problems.mint_id()
             resp.headers["Server"] = "worldrouter"
+            if self.watch.cors is not None:
+                resp.headers.update(self.watch.cors.headers(request.headers))
             if self.watch.draining:
                 resp.force_close()
         return super().finish_response(request, resp, start_time)

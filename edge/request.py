@@ -65,6 +65,8 @@ class ChatRequest:
         if request_id is None:
             request_id = watch.problems.mint_id()
             headers = {**headers, REQUEST_ID: request_id}
+        if watch.cors is not None:
+            headers = {**headers, **watch.cors.headers(self.message.headers)}
         old = self.message.version < HttpVersion11
         if watch.draining or (old and length is None):
             self.keep_alive = False

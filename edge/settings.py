@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
 
+_LOGGER = logging.getLogger(__name__)
 ENVIRONMENT_PREFIX = "WORLDROUTER_EDGE_"
 MIB = 1024 * 1024
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+_OWN_PORTS: Mapping[str, str] = {"http": ":80", "https": ":443"}
+_SERVICE_VARIABLE = re.compile(r"([A-Z0-9_]+_)?(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT_\d+_(TCP|UDP|SCTP)(_[A-Z]+)?)")
+_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
@@ -47,6 +54,9 @@ class EdgeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """How long SIGTERM waits for requests in flight."""
     support_contact: Text | None = None
     """Whom a 500 tells the user to write to."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may call the API from a browser, as `https://app.example.com`; "*" stands for all.
+    Elsewhere than in the file they are separated by commas. None: answers say nothing of CORS."""
 
 
 def load_settings(
@@ -54,13 +64,17 @@ def load_settings(
 ) -> EdgeSettings:
     """Settings from the `[edge]` table, over it the environment, over both `overrides` (None: not given).
 
-    Raises BadSetting for an unknown name, a value of the wrong type or range, or half a key pair.
+    Raises BadSetting for an unknown name, a value of the wrong type or range, half a key pair, or what is no origin.
     """
     values: dict[str, Any] = {}
     for name, value in table.items():
         values[name] = _checked(name, value, f"[edge] {name}", strict=True)
     for variable, value in environment.items():
-        if variable.startswith(ENVIRONMENT_PREFIX):
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        if _is_of_kubernetes(variable, value):
+            _LOGGER.info("%s is ignored: Kubernetes sets it for a service of this name", variable)
+        else:
             name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
             values[name] = _checked(name, value, variable, strict=False)
     for name, value in overrides.items():
@@ -71,13 +85,34 @@ def load_settings(
         raise BadSetting("core_cert and core_key belong together: give both or neither")
     if settings.core_cert is not None and settings.core_ca is None:
         raise BadSetting("core_cert needs core_ca: without TLS there is nobody to show it to")
+    for origin in settings.cors_origins:
+        if origin != "*" and not _is_origin(origin):
+            wanted = 'wanted "*" or scheme://host[:port] as browsers send it: lower case, no path, no default port'
+            raise BadSetting(f"cors_origins: {origin!r} is no origin; {wanted}")
     return settings
+
+
+def _is_origin(text: str) -> bool:
+    """Whether a browser's `Origin` may be so: scheme, host, and a port other than the scheme's own, in lower case."""
+    found = _ORIGIN.fullmatch(text)
+    return found is not None and (found[3] is None or _OWN_PORTS.get(found[1]) != found[3])
+
+
+def _is_of_kubernetes(variable: str, value: str) -> bool:
+    """Whether this is one of the variables that a service named worldrouter-edge or worldrouter-edge-… brings.
+
+    Source: Kubernetes, "Discovering services"; `…_PORT` is told from the setting by its value.
+    """
+    name = variable.removeprefix(ENVIRONMENT_PREFIX)
+    return bool(_SERVICE_VARIABLE.fullmatch(name) or (name.endswith("PORT") and _SERVICE_URL.match(value)))
 
 
 def _checked(name: str, value: object, shown_as: str, *, strict: bool) -> object:
     wanted = next((field.type for field in msgspec.structs.fields(EdgeSettings) if field.name == name), None)
     if wanted is None:
         raise BadSetting(f"{shown_as}: there is no such setting")
+    if name == "cors_origins" and isinstance(value, str):
+        value = tuple(origin.strip() for origin in value.split(",") if origin.strip())
     try:
         return msgspec.convert(value, wanted, strict=strict)
     except msgspec.ValidationError as error:

@@ -45,6 +45,11 @@ admin_port_option = _port_option("--admin-port", "a free one", "/metrics")
 @grpc_port_option
 @admin_port_option
 @click.option(
+    "--cors-origins",
+    metavar="ORIGINS",
+    help='Origins whose pages may call the HTTP API, comma-separated; "*" for all.  [default: none]',
+)
+@click.option(
     "--workers",
     type=click.IntRange(min=1),
     metavar="N",
@@ -59,6 +64,7 @@ def serve(
     http_port: int | None,
     grpc_port: int | None,
     admin_port: int | None,
+    cors_origins: str | None,
     workers: int | None,
     config: Path | None,
 ) -> None:
@@ -80,7 +86,8 @@ def serve(
     from core.serve import run
 
     ports = {"http_port": http_port, "grpc_port": grpc_port, "admin_port": admin_port}
-    _launch(run, config, session.home, {"host": host, **ports, "workers": workers})
+    others = {"host": host, "cors_origins": cors_origins, "workers": workers}
+    _launch(run, config, session.home, {**ports, **others})
 
 
 @click.command()

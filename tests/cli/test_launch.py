@@ -61,9 +61,10 @@ def test_given_options_reach_the_server(launched: tuple[str, Launched], fresh: S
     config = tmp_path / "worldrouter.toml"
     config.touch()
     options = ["--grpc-port", "0", "--admin-port", "9090", "--host", "::1", "--config", str(config)]
-    extra = ["--http-port", "8081"] if command == "serve" else []
+    extra = ["--http-port", "8081", "--cors-origins", "*"] if command == "serve" else []
     invoke(fresh, command, *options, *extra, "--home", str(tmp_path / "other"))
-    expected = {"host": "::1", "grpc_port": 0, "admin_port": 9090} | ({"http_port": 8081} if extra else {})
+    expected: dict[str, object] = {"host": "::1", "grpc_port": 0, "admin_port": 9090}
+    expected |= {"http_port": 8081, "cors_origins": "*"} if extra else {}
     assert calls == [(config, Home(tmp_path / "other"), expected)]
 
 

@@ -30,6 +30,7 @@ ENDS_WITHIN_S = 2.0
 
 FURTHER_BAD_SETTINGS: list[tuple[str, tuple[str, ...]]] = [
     ("[edge]\nprot = 1\n", ("prot",)),
+    ("[edge]\ncors_origins = ['example.com']\n", ("cors_origins", "'example.com'", "scheme://host[:port]")),
     ("[[models]]\nid = 'm'\nmax_output_tokens = 1\nendpoints = []\n", ("price", "models[0]")),
     ("[providers.p]\nkind = 'openai'\nbase_url = 'https://x'\napi_key = 'env:NOT_SET'\n", ("NOT_SET",)),
     ("[core\n", ("worldrouter.toml",)),
@@ -195,6 +196,19 @@ def test_a_second_router_on_the_same_state(launcher: Any, scripted_config: str) 
 
 
 @pytest.mark.slow
+def test_the_edges_settings_from_outside_the_file(launcher: Any, scripted_config: str) -> None:
+    """Origins come from the command line; of a Kubernetes service's address the log says that it is none of ours."""
+    theirs = {"WORLDROUTER_EDGE_PORT": "tcp://10.0.0.11:8080"}
+    router = launcher.serve(scripted_config, "--cors-origins", "https://app.example", environment=theirs)
+    asked = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+    request = urllib.request.Request(f"{router.base_url}/chat/completions", headers=asked, method="OPTIONS")
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (204, "https://app.example")
+    assert [line["message"] for line in router.log() if "Kubernetes" in line.get("message", "")] == [
+        "WORLDROUTER_EDGE_PORT is ignored: Kubernetes sets it for a service of this name"
+    ]
+
+
 def test_providers_from_the_environment(launcher: Any) -> None:
     """With a provider's key in the environment its models stand beside the embedded one; the key is shown nowhere."""
     secret = "sk-not-a-real-secret-0123456789"

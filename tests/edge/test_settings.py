@@ -29,6 +29,61 @@ def test_precedence() -> None:
 
 
 @pytest.mark.parametrize(
+    "variable",
+    [
+        "SERVICE_HOST=10.0.0.11",
+        "SERVICE_PORT=8080",
+        "SERVICE_PORT_HTTP_ALT=8080",
+        "PORT=tcp://10.0.0.11:8080",
+        "PORT_8080_TCP=tcp://10.0.0.11:8080",
+        "PORT_8080_TCP_PROTO=tcp",
+        "PORT_8080_TCP_PORT=8080",
+        "PORT_8080_TCP_ADDR=10.0.0.11",
+        "ADMIN_SERVICE_HOST=10.0.0.12",
+        "ADMIN_PORT=udp://10.0.0.12:9090",
+        "ADMIN_PORT_9090_UDP_ADDR=10.0.0.12",
+    ],
+)
+def test_variables_that_kubernetes_sets(variable: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Those of a service named worldrouter-edge are no settings: they are ignored, and the log says so."""
+    name, _, value = f"WORLDROUTER_EDGE_{variable}".partition("=")
+    with caplog.at_level("INFO"):
+        assert load_settings({}, {name: value}, {}) == EdgeSettings()
+    assert [record.getMessage().partition(" is ignored")[0] for record in caplog.records] == [name]
+
+
+def test_origins_are_a_list_in_the_file_and_separated_by_commas_elsewhere() -> None:
+    """Ports, other schemes and addresses are origins too; nothing is none."""
+    wanted = ("https://a.example", "http://localhost:3000", "http://[::1]:5173", "app://obsidian.md", "*")
+    text = ", ".join(wanted)
+    assert load_settings({"cors_origins": list(wanted)}, {}, {}).cors_origins == wanted
+    assert load_settings({}, {"WORLDROUTER_EDGE_CORS_ORIGINS": text}, {}).cors_origins == wanted
+    assert load_settings({}, {}, {"cors_origins": text}).cors_origins == wanted
+    assert load_settings({"cors_origins": ["*"]}, {"WORLDROUTER_EDGE_CORS_ORIGINS": ""}, {}).cors_origins == ()
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "a.example",
+        "https://a.example/",
+        "https://A.example",
+        "https://*.example",
+        "https://a.example:443",
+        "http://a.example:80",
+        "https://user@a.example",
+        "https://a.example ",
+        "null",
+        "",
+    ],
+)
+def test_what_is_no_origin_is_refused(origin: str) -> None:
+    """A browser would never send it, so it would never match."""
+    with pytest.raises(BadSetting, match=r"cors_origins: '.*' is no origin; wanted .* scheme://host\[:port\]"):
+        load_settings({"cors_origins": [origin]}, {}, {})
+
+
+@pytest.mark.parametrize(
     ("table", "environment", "text"),
     [
         ({"port": "80"}, {}, r"\[edge\] port = '80': Expected `int`"),
@@ -37,6 +92,8 @@ def test_precedence() -> None:
         ({"client_stall_s": 0}, {}, r"\[edge\] client_stall_s = 0: Expected `float` > 0"),
         ({}, {"WORLDROUTER_EDGE_PORT": "high"}, r"WORLDROUTER_EDGE_PORT = 'high': Expected `int`"),
         ({}, {"WORLDROUTER_EDGE_PROT": "1"}, r"WORLDROUTER_EDGE_PROT: there is no such setting"),
+        ({}, {"WORLDROUTER_EDGE_SERVICE": "x"}, r"WORLDROUTER_EDGE_SERVICE: there is no such setting"),
+        ({"cors_origins": [7]}, {}, r"\[edge\] cors_origins = \[7\]: Expected `str`, got `int`"),
         ({}, {"WORLDROUTER_EDGE_HOST": ""}, r"WORLDROUTER_EDGE_HOST = '': Expected `str` of length >= 1"),
         ({"core_cert": "c"}, {}, "core_cert and core_key belong together"),
         ({"core_cert": "c", "core_key": "k"}, {}, "core_cert needs core_ca"),

@@ -64,6 +64,22 @@ async def test_the_credential_is_the_cores_to_judge(
         assert core.calls[0].metadata["authorization"] == value
 
 
+async def test_two_credentials_are_the_cores_to_refuse(core: Any, edge: Any, connect: Any) -> None:
+    """Of two Authorization headers none is chosen: the core gets both, and refuses them. Of more it gets two."""
+    found: list[str] = []
+
+    async def look(request: Any, context: Any) -> Any:
+        found.extend(str(value) for key, value in context.invocation_metadata() if key == "authorization")
+        return await core.answer(request, context)
+
+    core.create = look
+    client = await connect(edge)
+    keys = b"".join(b"Authorization: Bearer %d%b\r\n" % (number, b"x" * 1500) for number in range(3))
+    await client.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: e\r\n%bContent-Length: 2\r\n\r\n{}" % keys)
+    assert (await client.head())[0] == 200
+    assert [value[:8] for value in found] == ["Bearer 0", "Bearer 1"]
+
+
 async def test_no_credential_is_the_cores_to_judge_too(core: Any, edge: Any, http: aiohttp.ClientSession) -> None:
     """Without an Authorization header the call is made without one."""
     async with http.post(f"{edge.url}/v1/chat/completions", data=BODY):

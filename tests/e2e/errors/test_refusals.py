@@ -9,6 +9,8 @@ from typing import Any
 
 import aiohttp
 import grpc
+import pytest
+from multidict import CIMultiDict
 from worldrouter.client import AsyncClient
 from worldrouter.v1.account_pb2 import CreateAccountRequest
 from worldrouter.v1.auth_pb2 import RevokeApiKeyRequest, RotateApiKeyRequest
@@ -61,6 +63,20 @@ async def test_what_the_http_parser_refuses(scripted_router: Any) -> None:
         assert f"x-request-id: {error['request_id']}".encode() in head.lower()
         assert b"secret-bytes" not in answer
         assert b"NONSENSE" not in answer
+
+
+@pytest.mark.parametrize("which", ["scripted_router", "scripted_apart"])
+async def test_two_credentials(request: pytest.FixtureRequest, http: aiohttp.ClientSession, which: str) -> None:
+    """A request with two Authorization headers is a 401 over HTTP as over gRPC, even when both are good."""
+    router = request.getfixturevalue(which)
+    headers = CIMultiDict([("Authorization", f"Bearer {router.key}")] * 2)
+    for path, body in (("chat/completions", BODY), ("models", None)):
+        async with http.request(
+            "POST" if body else "GET", f"{router.base_url}/{path}", data=body, headers=headers
+        ) as answer:
+            assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+            error = (await answer.json())["error"]
+        assert (error["code"], error["message"]) == ("invalid_api_key", "More than one credential was sent.")
 
 
 async def test_resources_that_are_not_there(
