@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 from contextvars import ContextVar
-from dataclasses import dataclass
+
+import msgspec
 
 
 class Role(enum.Enum):
@@ -21,8 +22,7 @@ class Role(enum.Enum):
     OPERATOR = "operator"
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True, gc=False):
     """An authenticated credential. The operator acts on the default account; an anonymous caller has none."""
 
     role: Role
@@ -30,8 +30,7 @@ class Caller:
     key_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, gc=False):
     """One RPC in flight. `request_id` is ours, `client_request_id` the caller's, at most 128 characters."""
 
     request_id: str

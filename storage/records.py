@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 AccountKind = Literal["user", "service", "house"]
 LedgerKind = Literal["usage", "topup", "fee", "refund", "adjust"]
 
@@ -126,8 +128,7 @@ class Lease:
     seq: int
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(msgspec.Struct, frozen=True, gc=False):
     """What a finished request costs: one ledger row, and the same amount spent from its lease.
 
     `lease_id` is None when nothing was held (a free model, or a request refused after admission):

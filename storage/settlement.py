@@ -6,9 +6,11 @@ The database reads (known request ids, leases, accounts), `plan` decides, the da
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, TypeVar
+
+import msgspec
 
 from storage.records import HOUSE_USAGE, Settlement
 
@@ -153,10 +155,10 @@ def storable(settlement: Settlement) -> Settlement:
     Amounts and counts are clamped to 0 and 2^63 - 1; NUL and lone surrogates in text become "?".
     """
     changed: dict[str, Any] = {}
-    for name in Settlement.__dataclass_fields__:
+    for name in Settlement.__struct_fields__:
         value = getattr(settlement, name)
         if isinstance(value, str):
             changed[name] = value.replace("\0", "?").encode("utf-8", "replace").decode("utf-8")
         elif isinstance(value, int) and not isinstance(value, bool):
             changed[name] = min(max(value, 0), _INT64_MAX)
-    return replace(settlement, **changed)
+    return msgspec.structs.replace(settlement, **changed)

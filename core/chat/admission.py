@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+
+import msgspec
 
 from core.catalog import Model
 from core.chat.envelope import Envelope
@@ -21,8 +22,7 @@ SLACK_TOKENS = 4_096
 """What a provider may count beyond the bytes of a request: templates, hidden instructions."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reserved:
+class Reserved(msgspec.Struct, frozen=True):
     """A hold (None for a free model), what it was sized by, and the output limit if it had to be lowered."""
 
     hold: Hold | None
@@ -93,7 +93,7 @@ class Admission:
             lowered = affordable // envelope.choices
             if envelope.max_output is not None or lowered < MIN_LOWERED_TOKENS:
                 raise self._insufficient(model, estimate, funds, affordable) from None
-        estimate = replace(estimate, output_tokens=envelope.choices * lowered)
+        estimate = msgspec.structs.replace(estimate, output_tokens=envelope.choices * lowered)
         try:
             return Reserved(await self._hold(account_id, model, estimate), estimate, lowered)
         except OutOfFunds as funds:

@@ -1,9 +1,10 @@
 """The chunks of a streamed answer, given the caller's view: our id and model, its choice about usage.
 
-An upstream's chunks mostly begin alike (id, object, created, model). That head is learned from a chunk and
-exchanged for ours by prefix. Whatever the fast path does not recognise (another head, a finish reason, usage,
-tool calls, a missing role) is taken apart to its top-level values, which stay the bytes they were, and put
-together again.
+There are three ways through. Chunks mostly differ in one string, the new text: of such a chunk the frame before
+and behind that string is learned, and every read that is nothing but such chunks is told by their frames and not
+parsed (`push_read`). Other chunks are parsed; they mostly begin alike (id, object, created, model), and that head
+is exchanged for ours by prefix. Whatever is not recognised so (another head, a finish reason, usage, tool calls, a
+missing role) is taken apart to its top-level values, which stay the bytes they were, and put together again.
 
 The chunk that carries the last finish reason, and whatever follows it, is held back until the stream's end: it may
 leave only when the charge is committed.
@@ -12,6 +13,7 @@ leave only when the charge is committed.
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -31,6 +33,16 @@ _DONE = b"[DONE]"
 _ESCAPES = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<half>u[dD][89a-fA-F]..)|.)", re.DOTALL)
 """JSON's escapes: a pair of surrogates, half of one, any other."""
 _OBJECT = Raw(b'"chat.completion.chunk"')
+_EVENT, _EVENT_END = b"data: ", b"\n\n"
+_BETWEEN_EVENTS = _EVENT_END + _EVENT
+_PROBE = b"-worldrouter-probe-"
+_PROBE_TEXTS = (Raw(b'"%b"' % _PROBE),)
+_FIRST_LESSONS, _LESSON_COST = 4, 4
+"""How often a frame may be learned at once, and how many chunks one has to have saved before the next is."""
+_PLAIN_BYTES = bytes(byte for byte in range(0x20, 0x100) if byte not in b'"\\')
+"""What may stand in a JSON string as it is."""
+_is_string_inside = re.compile(rb'[^"\\\x00-\x1f]*+(?:\\["\\/bfnrt][^"\\\x00-\x1f]*+)*+').fullmatch
+"""What may stand between the quotes of a JSON string, but for numbered escapes."""
 
 
 class _Delta(msgspec.Struct):
@@ -56,6 +68,17 @@ class _Chunk(msgspec.Struct):
     error: Raw = _NULL
 
 
+class _Frame(NamedTuple):
+    """What stands before and behind the text of a chunk, in the upstream's chunks and in ours."""
+
+    start: bytes
+    end: bytes
+    between: bytes
+    """From the text of one event to that of the next."""
+    our_start: bytes
+    our_end: bytes
+
+
 _Object = dict[str, Raw]
 _chunk_decoder = msgspec.json.Decoder(_Chunk)
 _object_decoder = msgspec.json.Decoder(_Object)
@@ -72,11 +95,13 @@ class ChunkRewriter:
 
     __slots__ = (
         "_created",
+        "_frame",
         "_head",
         "_held",
         "_id",
         "_include_usage",
         "_introduced",
+        "_lessons",
         "_model",
         "_our_head",
         "_tool_calls",
@@ -96,6 +121,8 @@ class ChunkRewriter:
         self._include_usage = include_usage
         self._head: bytes | None = None
         self._our_head = b""
+        self._frame: _Frame | None = None
+        self._lessons = _FIRST_LESSONS * _LESSON_COST
         self._held: list[bytes] = []
         self._introduced: set[int] = set()
         self._tool_calls = ToolCallNumbering()
@@ -106,12 +133,41 @@ class ChunkRewriter:
         self.text_bytes = self.counted_bytes = 0
         self.done = False
 
+    def push_read(self, read: bytes, out: list[bytes]) -> bool:
+        """Take a read of the stream that begins and ends between events, if it is nothing but chunks of the known
+        frame. False, and nothing is done, for any other.
+        """
+        return read.startswith(_EVENT) and read.endswith(_EVENT_END) and self._push_framed(read[6:-2], out)
+
+    def _push_framed(self, data: bytes, out: list[bytes]) -> bool:
+        """Take the data of events of the known frame, with what stands between them; False if there is any other.
+
+        A frame is what it was learned as whatever text it is around, as long as the text ends where it ends.
+        """
+        frame = self._frame
+        if frame is None or self._held or self.done:
+            return False
+        start, end = len(frame.start), len(data) - len(frame.end)
+        if end < start or not (data.startswith(frame.start) and data.endswith(frame.end)):
+            return False
+        texts = data[start:end].split(frame.between)
+        joined = b" ".join(texts)  # a blank completes neither an escape nor a character
+        if joined.translate(None, _PLAIN_BYTES) and not _is_string_inside(joined):
+            return False
+        if not (joined.isascii() or _is_utf8(joined)):
+            return False
+        count, our_start, our_end = len(texts), frame.our_start, frame.our_end
+        self.text_bytes += len(joined) - count + 1
+        self._lessons += count
+        out += [our_start + text + our_end for text in texts]
+        return True
+
     def push(self, data: bytes, out: list[bytes]) -> None:
         """Take the data of one event and append what may be passed on now.
 
         UpstreamFailed when it is not a chunk, or reports an error.
         """
-        if self.done or not data:
+        if self.done or not data or self._push_framed(data, out):
             return
         if data == _DONE:
             self.done = True
@@ -138,8 +194,33 @@ class ChunkRewriter:
                 out, plain = self._held, False
         if plain and (passed := self._exchange_head(data, chunk)) is not None:
             out.append(passed)
+            if self._lessons >= _LESSON_COST:
+                self._learn_frame(data, choices)
         else:
             self._rewrite(data, choices, out)
+
+    def _learn_frame(self, data: bytes, choices: list[_Choice]) -> None:
+        """Learn what is around the text of a chunk that was passed on with its head exchanged.
+
+        It is a frame if a probe in the text's place is read as the text and as nothing else, and is passed on as
+        the one thing between what stays the same.
+        """
+        texts = _texts(choices)
+        if len(texts) != 1 or _PROBE in data:
+            return
+        self._lessons -= _LESSON_COST
+        start, _, end = data.partition(bytes(texts[0]))
+        start, end = start + b'"', b'"' + end
+        try:
+            probe = _chunk_decoder.decode(start + _PROBE + end)
+        except msgspec.DecodeError:
+            return
+        if probe.choices is None or _texts(probe.choices) != _PROBE_TEXTS:
+            return
+        ours = self._exchange_head(start + _PROBE + end, probe)
+        if ours is not None:
+            our_start, our_end = ours.split(_PROBE)
+            self._frame = _Frame(start, end, end + _BETWEEN_EVENTS + start, our_start, our_end)
 
     def finish(self, charged: TokenCounts) -> list[bytes]:
         """The last chunks: the held ones, and the usage chunk if the caller asked for it.
@@ -291,6 +372,25 @@ def _decode(data: bytes) -> _Chunk:
         return _chunk_decoder.decode(data)
     except (RecursionError, UnicodeDecodeError):
         raise UpstreamFailed("The upstream sent a chunk that is not one.") from None
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _texts(choices: list[_Choice]) -> tuple[Raw, ...]:
+    """What the deltas say."""
+    deltas = [choice.delta for choice in choices if choice.delta is not None]
+    return tuple(
+        raw
+        for delta in deltas
+        for raw in (delta.content, delta.reasoning_content, delta.refusal, delta.tool_calls)
+        if raw not in _EMPTY
+    )
 
 
 def _without_half(escape: re.Match[bytes]) -> bytes:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Self
+
+import msgspec
 
 from core.access_log import AccessRecord
 from core.call import Call, Role
@@ -174,6 +175,8 @@ class Exchange:
             if self._failure is not None:
                 raise self._failure
             data = await dispatch.read(first=first)
+            if self._sse.is_between_events and rewriter.push_read(data, chunks):
+                break
             try:
                 for event in self._events(data):
                     rewriter.push(event, chunks)
@@ -214,7 +217,7 @@ class Exchange:
             self.dispatch.fail(error)
 
     def __enter__(self) -> Self:
-        self._task = asyncio.current_task()
+        self._task = self._pipeline.current_task()
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
@@ -311,7 +314,7 @@ class Exchange:
         if later == 0:
             return reported
         completion = reported.completion + later
-        return replace(reported, completion=completion, total=reported.prompt + completion, estimated=True)
+        return msgspec.structs.replace(reported, completion=completion, total=reported.prompt + completion, estimated=True)
 
     def _estimated(self, output_bytes: int) -> TokenCounts:
         assert self.model is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 
 from core.access_log import AccessRecord
@@ -59,8 +60,8 @@ class Pipeline:
         self.client_gone = client_gone
         self._observe = observe
         self._running: set[Exchange] = set()
-        self._empty = asyncio.Event()
-        self._empty.set()
+        self._emptied: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def in_flight(self) -> int:
@@ -71,14 +72,19 @@ class Pipeline:
         """Begin a request; what follows is its `with` block."""
         exchange = Exchange(self, call, body, stream=stream)
         self._running.add(exchange)
-        self._empty.clear()
         return exchange
+
+    def current_task(self) -> asyncio.Task[object] | None:
+        """The task that runs; without the system call that asking for the loop takes."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return asyncio.current_task(self._loop)
 
     def closed(self, exchange: Exchange, record: AccessRecord) -> None:
         """An exchange has ended."""
         self._running.discard(exchange)
-        if not self._running:
-            self._empty.set()
+        if self._emptied is not None and not self._running:
+            self._emptied.set()
         self._observe(record)
 
     async def sweep_forever(self) -> None:
@@ -115,8 +121,10 @@ class Pipeline:
             exchange.abandon()
 
     async def _until_empty(self, timeout_s: float) -> None:
-        try:
+        if not self._running:
+            return
+        emptied = self._emptied = self._emptied or asyncio.Event()
+        emptied.clear()
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await self._empty.wait()
-        except TimeoutError:
-            pass
+                await emptied.wait()

@@ -24,6 +24,11 @@ class SseDecoder:
         self._size = 0
         self._started = False
 
+    @property
+    def is_between_events(self) -> bool:
+        """Whether the next read begins with an event, or a blank line before one."""
+        return self._started and not self._parts
+
     def feed(self, data: bytes) -> list[bytes]:
         """The data of every event that this read completes; EventTooLong past the limit."""
         if self._started and not self._parts and data.endswith(b"\n\n") and b"\r" not in data:

@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+import msgspec
+
 from core.errors import ServiceUnavailable
 from storage.interfaces import AccountStore, LeaseStore, Missing, StoreError, StoreUnavailable
 from storage.records import Lease
@@ -70,8 +72,7 @@ class _OpenLease:
         return self.granted - self.spent - self.held
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(msgspec.Struct, frozen=True, gc=False):
     """Money set aside for one request, until `Escrow.charge`."""
 
     account_id: str

@@ -14,6 +14,8 @@ import random
 from collections import deque
 from collections.abc import Callable
 
+import msgspec
+
 from core.errors import ServiceUnavailable
 from core.money.meter import Receipt
 from storage.interfaces import CommitUnknown, LedgerStore, StoreError
@@ -189,7 +191,7 @@ class LedgerWriter:
             _resolve(row.committed, SettlementFailed("The charge could not be recorded in time.", retry_after_s=1))
 
     def _void(self, row: _Row) -> None:
-        row.settlement = dataclasses.replace(
+        row.settlement = msgspec.structs.replace(
             row.settlement,
             amount_nano_usd=0,
             shortfall_nano_usd=0,

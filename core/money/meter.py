@@ -7,8 +7,9 @@ goes away while its answer is being charged changes nothing.
 from __future__ import annotations
 
 from asyncio import Future
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+import msgspec
 
 from core.call import Call
 from core.catalog import Model
@@ -41,8 +42,7 @@ class SettlementQueue(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(msgspec.Struct, frozen=True, gc=False):
     """What a request was admitted with: tokens of input, and of output over all choices at most.
 
     The hold is sized by these. What is beyond `most_input_tokens` (a token is a byte at least) or far beyond what
@@ -59,8 +59,7 @@ class Estimate:
         return tokens.prompt > self.most_input_tokens or tokens.completion > self.most_output_tokens
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, gc=False):
     """How a request ended, for its settlement. Times in milliseconds since it was received."""
 
     status: Status

@@ -6,16 +6,13 @@ OpenAI's shape: cached tokens are a subset of the prompt's, reasoning tokens a s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 MAX_PLAUSIBLE_TOKENS = 100_000_000
 """Counts above this are not counts: such usage is treated as not reported."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenCounts:
+class TokenCounts(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one completion, each 0 or more. `estimated` when no upstream counted them."""
 
     prompt: int = 0

@@ -7,8 +7,9 @@ A provider takes and gives OpenAI's own JSON; one of another dialect translates 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from core.errors import UpstreamFailed
 
@@ -17,8 +18,7 @@ class ConnectFailed(UpstreamFailed):
     """No connection could be made, or it broke before the upstream answered a byte: safe to try elsewhere."""
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True, gc=False):
     """How an answer begins. `retry_after_s` is the upstream's Retry-After in seconds, if it sent one."""
 
     status: int

@@ -77,13 +77,17 @@ class HttpPool:
         self._dialling: set[asyncio.Task[Connection]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._closing: asyncio.Future[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def send(self, head: bytes, body: bytes) -> HttpReply:
         """Send a request: the whole head, blank line included, and the body. Never blocks, never raises.
 
         Synchronous over an idle connection; else the request goes out when one is open.
         """
-        reply = HttpReply(self._dial, head, body)
+        loop = self._loop
+        if loop is None:  # asked for once: it takes a system call
+            loop = self._loop = asyncio.get_running_loop()
+        reply = HttpReply(self._dial, loop, head, body)
         limit = self._limits.max_connections
         if self._idle:
             reply.begin(self._idle.popitem()[0])
@@ -139,7 +143,7 @@ class HttpPool:
         if self._closing is not None:
             connection.abort()
             return
-        loop = asyncio.get_running_loop()
+        loop = self._loop or asyncio.get_running_loop()
         self._idle[connection] = loop.time()
         if self._sweeper is None:
             self._sweeper = loop.call_later(self._limits.idle_timeout_s, self._sweep)

@@ -21,6 +21,7 @@ class HttpReply:
         "_ended",
         "_failure",
         "_head",
+        "_loop",
         "_request",
         "_unread_bytes",
         "_waiter",
@@ -28,8 +29,11 @@ class HttpReply:
         "sent",
     )
 
-    def __init__(self, dial: Callable[[HttpReply], None], head: bytes, body: bytes) -> None:
+    def __init__(
+        self, dial: Callable[[HttpReply], None], loop: asyncio.AbstractEventLoop, head: bytes, body: bytes
+    ) -> None:
         self._dial = dial
+        self._loop = loop
         self._request: tuple[bytes, bytes] | None = (head, body)  # kept until the answer begins
         self._connection: Connection | None = None
         self._dialling: asyncio.Task[Connection] | None = None
@@ -142,8 +146,8 @@ class HttpReply:
         return taken
 
     def _arrival(self) -> asyncio.Future[None]:
-        self._waiter = asyncio.get_running_loop().create_future()
-        return self._waiter
+        waiter = self._waiter = self._loop.create_future()
+        return waiter
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None

@@ -296,7 +296,7 @@ class Router:
         await self.settled()
         found = await self.store.usage_record(request_id)
         assert found is not None
-        return {name: getattr(found.settlement, name) for name in found.settlement.__dataclass_fields__}
+        return {name: getattr(found.settlement, name) for name in found.settlement.__struct_fields__}
 
     @property
     def open_calls(self) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from core import errors
@@ -382,7 +383,7 @@ async def test_a_lowered_limit_is_announced_and_sent(router: Any, model: str, en
     if endpoint == "e2":
         router.scripted("p1", status=500)
     exchange = router.open({"model": model, "max_tokens": None}, stream=False)
-    object.__setattr__(exchange.call.caller, "account_id", "poor")
+    msgspec.structs.force_setattr(exchange.call.caller, "account_id", "poor")
     with exchange:
         await exchange.admit()
         announced = dict(exchange.metadata())

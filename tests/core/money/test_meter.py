@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from core.call import Call, Caller, Role
@@ -74,7 +75,7 @@ class Metered:
 
 async def test_a_settlement_says_everything() -> None:
     """Who, what, how it ended, what it cost, by which price."""
-    used = replace(USED, cached=4, cache_write=2, reasoning=5)
+    used = msgspec.structs.replace(USED, cached=4, cache_write=2, reasoning=5)
     assert Metered().finish(used) == Settlement(
         request_id="r1",
         account_id="acct",
@@ -176,7 +177,7 @@ async def test_a_charge_that_was_given_up_is_free_again() -> None:
     """And the meter says what the ledger will say."""
     metered = Metered()
     settlement = metered.finish(USED)
-    void = replace(settlement, amount_nano_usd=0, status="internal_error")
+    void = msgspec.structs.replace(settlement, amount_nano_usd=0, status="internal_error")
     metered.meter.on_void(void)
     assert metered.lease.spent == 0
     assert metered.meter.settlement is void
