@@ -13,7 +13,7 @@ from core.process.line_writer import LineWriter
 DELAY_S = 0.1
 
 
-class AccessRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+class AccessRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A finished chat request. Costs in nanodollars, times in milliseconds; empty where it never got so far."""
 
     time: float
@@ -49,14 +49,14 @@ class AccessLog:
 
     def __init__(self, out: TextIO | LineWriter, *, readable: bool) -> None:
         self._out = out
-        self._encode = msgspec.json.Encoder().encode
-        self._line = self._text if readable else self._json
-        self._lines: list[str] = []
+        self._encoder = msgspec.json.Encoder()
+        self._lines = self._text if readable else self._json
+        self._records: list[AccessRecord] = []
         self._due: asyncio.TimerHandle | None = None
 
     def write(self, record: AccessRecord) -> None:
         """Add one line, which is out within DELAY_S."""
-        self._lines.append(self._line(record))
+        self._records.append(record)
         if self._due is None:
             self._due = asyncio.get_running_loop().call_later(DELAY_S, self.flush)
 
@@ -65,20 +65,24 @@ class AccessLog:
         if self._due is not None:
             self._due.cancel()
             self._due = None
-        lines, self._lines = self._lines, []
-        if lines:
+        records, self._records = self._records, []
+        if records:
             with contextlib.suppress(OSError, ValueError):
-                self._out.write("\n".join(lines) + "\n")
+                self._out.write(self._lines(records))
                 self._out.flush()
 
-    def _json(self, record: AccessRecord) -> str:
-        return self._encode(record).decode()
+    def _json(self, records: list[AccessRecord]) -> str:
+        return self._encoder.encode_lines(records).decode()
+
+    @classmethod
+    def _text(cls, records: list[AccessRecord]) -> str:
+        return "".join([cls._readable(record) for record in records])
 
     @staticmethod
-    def _text(record: AccessRecord) -> str:
+    def _readable(record: AccessRecord) -> str:
         how = record.error_reason or record.finish_reason
         return (
             f"{record.request_id} {record.method} {record.model or '-'} {record.status} {how} "
             f"tokens={record.prompt_tokens}+{record.completion_tokens} cost_nano_usd={record.cost_nano_usd} "
-            f"ttft_ms={record.ttft_ms} duration_ms={record.duration_ms} overhead_ms={record.overhead_ms:.1f}"
+            f"ttft_ms={record.ttft_ms} duration_ms={record.duration_ms} overhead_ms={record.overhead_ms:.1f}\n"
         )

@@ -6,11 +6,10 @@ Values that are not ours to change stay the bytes they were.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from core.errors import UpstreamFailed
 from core.money.usage import TokenCounts, parse_usage, usage_json
@@ -22,16 +21,18 @@ _REQUIRED: Mapping[str, Raw] = MappingProxyType({"role": Raw(b'"assistant"'), "c
 
 
 class _Message(msgspec.Struct):
-    content: Raw = _NULL
+    role: Raw | UnsetType = UNSET
+    content: Raw | UnsetType = UNSET
     reasoning_content: Raw = _NULL
-    refusal: Raw = _NULL
+    refusal: Raw | UnsetType = UNSET
     tool_calls: Raw = _NULL
 
 
 class _Choice(msgspec.Struct):
-    index: int = 0
+    index: int | UnsetType = UNSET
     message: _Message | None = None
     finish_reason: str | None = None
+    logprobs: Raw | UnsetType = UNSET
 
 
 class _Answer(msgspec.Struct):
@@ -45,8 +46,7 @@ _choices_decoder = msgspec.json.Decoder(list[_Object])
 _encoder = msgspec.json.Encoder()
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(msgspec.Struct):
     """A whole answer. `usage` is None when the upstream reported none; `text_bytes` were produced."""
 
     fields: _Object
@@ -56,12 +56,8 @@ class Answer:
 
     def body(self, *, completion_id: str, model: str, created_s: int, estimate: TokenCounts) -> bytes:
         """The JSON for the caller; `estimate` stands in for usage that the upstream did not report."""
-        fields = self.fields | {
-            "id": Raw(_encoder.encode(completion_id)),
-            "created": Raw(b"%d" % created_s),
-            "model": Raw(_encoder.encode(model)),
-        }
-        fields.setdefault("object", Raw(b'"chat.completion"'))
+        fields: dict[str, object] = {**self.fields, "id": completion_id, "created": created_s, "model": model}
+        fields.setdefault("object", "chat.completion")
         if self.usage is None:
             fields["usage"] = Raw(usage_json(estimate))
         return _encoder.encode(fields)
@@ -74,20 +70,33 @@ def read_answer(body: bytes) -> Answer:
             body.decode()
         view = _answer_decoder.decode(body)
         fields = _object_decoder.decode(body)
-        choices = _choices_decoder.decode(fields["choices"])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         raise UpstreamFailed("The upstream's answer is not a chat completion.") from None
-    if not choices or not all(choice.finish_reason and choice.message for choice in view.choices):
+    if not view.choices:
         raise UpstreamFailed("The upstream's answer is not complete.")
-    fields["choices"] = Raw(_encoder.encode([_mended(at, choice) for at, choice in enumerate(choices)]))
+    text_bytes, whole = 0, True
+    for choice in view.choices:
+        message = choice.message
+        if message is None or not choice.finish_reason:
+            raise UpstreamFailed("The upstream's answer is not complete.")
+        text_bytes += _text_bytes(message)
+        whole = whole and UNSET not in (choice.index, choice.logprobs, message.role, message.content, message.refusal)
+    if not whole:
+        mended = [_mended(at, choice) for at, choice in enumerate(_choices_decoder.decode(fields["choices"]))]
+        fields["choices"] = Raw(_encoder.encode(mended))
     return Answer(
         fields=fields,
-        finish_reasons=tuple(
-            choice.finish_reason or "" for choice in sorted(view.choices, key=lambda choice: choice.index)
-        ),
+        finish_reasons=_finish_reasons(view.choices),
         usage=parse_usage(view.usage) if view.usage != _NULL else None,
-        text_bytes=sum(_text_bytes(choice.message) for choice in view.choices if choice.message),
+        text_bytes=text_bytes,
     )
+
+
+def _finish_reasons(choices: list[_Choice]) -> tuple[str, ...]:
+    """By the choices' index."""
+    if len(choices) > 1:
+        choices = sorted(choices, key=lambda choice: choice.index or 0)
+    return tuple([choice.finish_reason or "" for choice in choices])
 
 
 def _mended(at: int, choice: _Object) -> _Object:
@@ -99,5 +108,8 @@ def _mended(at: int, choice: _Object) -> _Object:
 
 
 def _text_bytes(message: _Message) -> int:
-    texts = (message.content, message.reasoning_content, message.refusal, message.tool_calls)
-    return sum(max(len(bytes(raw)) - 2, 0) for raw in texts if raw != _NULL)
+    found = 0
+    for raw in (message.content, message.reasoning_content, message.refusal, message.tool_calls):
+        if raw is not UNSET and raw != _NULL:
+            found += max(memoryview(raw).nbytes - 2, 0)
+    return found

@@ -42,13 +42,13 @@ class Dispatch:
     """
 
     __slots__ = (
+        "_between_chunks_s",
         "_body_for",
         "_clock",
         "_deadline_s",
         "_error",
         "_first_deadline_s",
         "_first_token_s",
-        "_limits",
         "_model",
         "_providers",
         "_reply",
@@ -72,7 +72,7 @@ class Dispatch:
     ) -> None:
         self._model = model
         self._providers = providers
-        self._limits = limits
+        self._between_chunks_s = limits.between_chunks_s
         self._clock = clock
         self._stream = stream
         self._body_for = body_for
@@ -116,7 +116,8 @@ class Dispatch:
         try:
             head = await reply.head()
         finally:
-            self._end_waiting(began_s)
+            self._deadline_s = math.inf
+            self.waited_s += self._clock() - began_s
         if head.status != 200:
             raise await read_refusal(self.read, head)
 
@@ -124,17 +125,15 @@ class Dispatch:
         """What the upstream sends next, b"" at its end."""
         if self._error is not None:
             raise self._error
-        assert self._reply is not None
-        began_s = self._clock()
-        self._deadline_s = self._first_deadline_s if first else began_s + self._limits.between_chunks_s
+        reply, clock = self._reply, self._clock
+        assert reply is not None
+        began_s = clock()
+        self._deadline_s = self._first_deadline_s if first else began_s + self._between_chunks_s
         try:
-            return await self._reply.read()
+            return await reply.read()
         finally:
-            self._end_waiting(began_s)
-
-    def _end_waiting(self, began_s: float) -> None:
-        self._deadline_s = math.inf
-        self.waited_s += self._clock() - began_s
+            self._deadline_s = math.inf
+            self.waited_s += clock() - began_s
 
     def is_overdue(self, now_s: float) -> bool:
         """Whether the request has taken longer than any may take."""

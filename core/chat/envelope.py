@@ -88,13 +88,12 @@ class Envelope(msgspec.Struct, frozen=True):
         A stream always asks for usage.
         """
         fields = self.fields.copy()
-        fields["model"] = msgspec.Raw(_encoder.encode(model))
         if stream:
             fields["stream"] = _TRUE
             fields["stream_options"] = self.asking_options
         if limit is not None:
             _lower_limits(fields, *limit)
-        return _encoder.encode(fields)
+        return _encoder.encode({**fields, "model": model})
 
 
 def read_envelope(body: bytes) -> Envelope:
@@ -117,7 +116,7 @@ def _read(body: bytes) -> Envelope:
         include_usage=include_usage,
         choices=_choices(fields),
         max_output=_output_limit(fields),
-        foreign_limit=max(_tokens(fields.get(name, _NULL)) for name in FOREIGN_LIMIT_FIELDS),
+        foreign_limit=_foreign_limit(fields),
         body_bytes=len(body),
         text_bytes=len(body) - media_bytes,
         media=media,
@@ -141,6 +140,8 @@ def _decode(body: bytes) -> _Fields:
 
 
 def _remove_redirections(fields: _Fields) -> tuple[str, ...]:
+    if REDIRECTING_FIELDS.isdisjoint(fields) and "extra_body" not in fields:
+        return ()
     ignored = [name for name in fields if name in REDIRECTING_FIELDS]
     for name in ignored:
         del fields[name]
@@ -201,15 +202,20 @@ def _integer(fields: _Fields, name: str, *, most: int) -> int | None:
 
 def _choices(fields: _Fields) -> int:
     """How many answers are asked for: `n`, or llama.cpp's `n_cmpl`, whichever is more."""
-    return max(_integer(fields, name, most=MAX_CHOICES) or 1 for name in ("n", "n_cmpl"))
+    return max(_integer(fields, "n", most=MAX_CHOICES) or 1, _integer(fields, "n_cmpl", most=MAX_CHOICES) or 1)
 
 
 def _output_limit(fields: _Fields) -> int | None:
-    limits = {name: _integer(fields, name, most=_MAX_LIMIT) for name in LIMIT_FIELDS}
-    given = {value for value in limits.values() if value is not None}
-    if len(given) > 1:
+    newer, older = [_integer(fields, name, most=_MAX_LIMIT) for name in LIMIT_FIELDS]
+    if newer is None or older is None:
+        return older if newer is None else newer
+    if newer != older:
         raise InvalidRequest("max_tokens and max_completion_tokens are both set, and differ.", param="max_tokens")
-    return given.pop() if given else None
+    return newer
+
+
+def _foreign_limit(fields: _Fields) -> int:
+    return max([_tokens(fields[name]) for name in FOREIGN_LIMIT_FIELDS if name in fields], default=0)
 
 
 def _tokens(raw: msgspec.Raw) -> int:

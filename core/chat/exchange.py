@@ -7,7 +7,7 @@ An exchange is driven by an RPC handler. All its waiting happens in `admit`, `co
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
@@ -163,13 +163,14 @@ class Exchange:
             self._rewriter.check_complete()
         return chunks
 
-    async def read(self) -> list[bytes]:
+    def read(self) -> Coroutine[None, None, list[bytes]]:
         """The chunks of the next read that has any; none when `finish` is due."""
         assert self._rewriter is not None
-        return await self._read_chunks(self._rewriter, first=False)
+        return self._read_chunks(self._rewriter, first=False)
 
     async def _read_chunks(self, rewriter: ChunkRewriter, *, first: bool) -> list[bytes]:
-        dispatch, _ = self._admitted()
+        dispatch = self.dispatch
+        assert dispatch is not None
         chunks: list[bytes] = []
         while not chunks and not rewriter.done:
             if self._failure is not None:
@@ -314,7 +315,9 @@ class Exchange:
         if later == 0:
             return reported
         completion = reported.completion + later
-        return msgspec.structs.replace(reported, completion=completion, total=reported.prompt + completion, estimated=True)
+        return msgspec.structs.replace(
+            reported, completion=completion, total=reported.prompt + completion, estimated=True
+        )
 
     def _estimated(self, output_bytes: int) -> TokenCounts:
         assert self.model is not None

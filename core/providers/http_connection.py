@@ -26,8 +26,8 @@ WRITE_SLICE_BYTES = 256 * 1024
 class Exchange(Protocol):
     """Whoever sent the request under way, and reads its answer.
 
-    `pieces` takes the body as it comes; the connection then calls one of the methods, once per read of
-    the socket.
+    The connection adds the pieces of the body that a read of the socket brought to `pieces`, and calls one of the
+    methods, once per read.
     """
 
     pieces: list[bytes]
@@ -71,7 +71,6 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_complete",
         "_exchange",
-        "_head_bytes",
         "_header_count",
         "_headers",
         "_made",
@@ -88,6 +87,7 @@ class Connection(asyncio.Protocol):
         "_until_close",
         "_wall_clock",
         "_write_paused",
+        "on_body",
     )
 
     def __init__(self, owner: Owner, wall_clock: Callable[[], float]) -> None:
@@ -97,8 +97,9 @@ class Connection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser
         self._made = False
         self._exchange: Exchange | None = None
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes] = []  # of the read that is being parsed
         self._headers: dict[bytes, bytes] = {}
+        self.on_body = self._pieces.append  # what the parser calls most often
         self._unsent = memoryview(b"")
         self._reused = self._paused = self._write_paused = False
         self._reset()
@@ -108,7 +109,7 @@ class Connection(asyncio.Protocol):
         self._complete = False
         self._until_close = False
         self._reusable = False
-        self._head_bytes = self._header_count = 0
+        self._header_count = 0
         self._unproductive_bytes = 0  # since the last piece of body: heads, chunk extensions, trailers
 
     @property
@@ -119,7 +120,6 @@ class Connection(asyncio.Protocol):
     def start(self, exchange: Exchange, head: bytes, body: bytes) -> None:
         """Send a request: the whole head with its blank line, then the body. The connection must be idle."""
         self._exchange = exchange
-        self._pieces = exchange.pieces
         self._reset()
         if len(body) <= WRITE_SLICE_BYTES:
             self._transport.write(head + body)
@@ -158,12 +158,19 @@ class Connection(asyncio.Protocol):
             return
         self._started = True
         self._unproductive_bytes += len(data)
+        failure: Exception | None = None
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            failure = error
+        if self._pieces:
+            self._unproductive_bytes = 0
+            exchange.pieces += self._pieces
+            self._pieces.clear()
+        if failure is not None:
             self._reusable = False
             if not self._complete:
-                self._break(exchange, _refusal(error))
+                self._break(exchange, _refusal(failure))
                 return
         if self._complete:
             self._finish(exchange)
@@ -197,14 +204,15 @@ class Connection(asyncio.Protocol):
         self._headers.clear()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value)
         self._header_count += 1
-        if self._head_bytes > MAX_HEAD_BYTES or self._header_count > MAX_HEADER_COUNT:
+        if self._header_count > MAX_HEADER_COUNT:
             raise UpstreamFailed("The upstream's answer has too large a head.")
         self._headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         headers, exchange = self._headers, self._exchange
+        if self._is_head_too_large():
+            raise UpstreamFailed("The upstream's answer has too large a head.")
         status = self._parser.get_status_code()
         if status < 200:
             return
@@ -216,16 +224,17 @@ class Connection(asyncio.Protocol):
         assert exchange is not None, "an answer without a request"
         exchange.begun(read_head(status, headers, self._wall_clock))
 
-    def on_body(self, body: bytes) -> None:
-        self._unproductive_bytes = 0
-        self._pieces.append(body)
-
     def on_message_complete(self) -> None:
         if self._parser.get_status_code() >= 200:  # an informational answer is followed by the real one
             self._complete = True
             self._reusable = self._parser.should_keep_alive()
 
     # inside
+
+    def _is_head_too_large(self) -> bool:
+        if self._unproductive_bytes <= MAX_HEAD_BYTES:  # the head and whatever came with it
+            return False
+        return sum([len(name) + len(value) for name, value in self._headers.items()]) > MAX_HEAD_BYTES
 
     def _send_rest(self) -> None:
         while self._unsent and not self._write_paused:

@@ -1,0 +1,206 @@
+"""Chunks told by their frame: what comes of them is what the full parse gives, whatever stands in a frame."""
+
+import json
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.chat.chunks import ChunkRewriter
+from core.chat.sse import SseDecoder
+from core.errors import UpstreamFailed
+from core.money.usage import TokenCounts
+
+ESTIMATE = TokenCounts(prompt=3, completion=4, total=7, estimated=True)
+HEAD = b'{"id":"up-1","object":"chat.completion.chunk","created":17,"model":"up","system_fingerprint":"fp",'
+START = HEAD + b'"choices":[{"index":0,"delta":{"content":"'
+END = b'"},"logprobs":null,"finish_reason":null}]}'
+ROLE = HEAD + b'"choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}'
+STOP = HEAD + b'"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'
+
+
+class Number(str):
+    """A number as it is written."""
+
+
+def exact(chunks: list[bytes]) -> list[Any]:
+    return [json.loads(each, parse_int=Number, parse_float=Number) for each in chunks]
+
+
+class Parsing(ChunkRewriter):
+    """Knows no frames: every chunk is parsed."""
+
+    def _push_framed(self, data: bytes, out: list[bytes]) -> bool:
+        return False
+
+
+def driven(kind: type[ChunkRewriter], reads: list[bytes], *, include_usage: bool = False) -> dict[str, Any]:
+    """All that can be seen of a stream that comes in these reads."""
+    one = kind(completion_id="chatcmpl-ours", model="our/model", created_s=1_800_000_000, include_usage=include_usage)
+    sse = SseDecoder()
+    out: list[bytes] = []
+    failed, last, framed = False, [], 0
+    try:
+        for read in reads:
+            if sse.is_between_events and one.push_read(read, out):
+                framed += 1
+                continue
+            for event in sse.feed(read):
+                one.push(event, out)
+        last = one.finish(one.usage or ESTIMATE)
+    except UpstreamFailed:
+        failed = True
+    counts = (one.text_bytes, one.counted_bytes, one.usage, one.done, one.finish_reasons)
+    return {"out": exact(out), "last": exact(last), "failed": failed, "counts": counts, "framed": framed}
+
+
+def same(reads: list[bytes], **options: Any) -> dict[str, Any]:
+    """What both give, which must be the same."""
+    found, wanted = driven(ChunkRewriter, reads, **options), driven(Parsing, reads, **options)
+    assert found | {"framed": 0} == wanted | {"framed": 0}
+    return found
+
+
+def event(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"
+
+
+def framed(text: bytes) -> bytes:
+    return event(START + text + END)
+
+
+@pytest.mark.parametrize("include_usage", [False, True])
+@pytest.mark.parametrize("usage", [b"", b',"usage":null'])
+@pytest.mark.parametrize("field", [b"content", b"reasoning_content"])
+def test_reads_of_plain_chunks_are_not_parsed(field: bytes, usage: bytes, include_usage: bool) -> None:
+    """One chunk teaches the frame; from then on whole reads pass, of one chunk or of many."""
+    start, end = START.replace(b"content", field), END[:-1] + usage + b"}"
+    plain = [event(start + text + end) for text in (b"a", b" the", b"\xc3\xa9", rb"\n\"quoted\"\\", b"", b"id")]
+    reads = [event(ROLE), event(start + b"first" + end), *plain, b"".join(plain), event(STOP) + event(b"[DONE]")]
+    found = same(reads, include_usage=include_usage)
+    assert (found["failed"], found["framed"]) == (False, len(plain) + 1)
+    assert len(found["out"]) == 2 + 2 * len(plain)
+
+
+def test_a_frame_that_changes_is_learned_anew() -> None:
+    """Reasoning, then the answer; an upstream that changes it with every chunk costs no lesson for each."""
+    reasoning = START.replace(b"content", b"reasoning_content")
+    first = [event(reasoning + b"%d" % number + END) for number in range(20)]
+    second = [framed(b"%d" % number) for number in range(20)]
+    assert same([event(ROLE), *first, *second, event(STOP)])["framed"] == 38
+    changing = [event((START + b"x" + END).replace(b"17", b"%d" % number)) for number in range(100)]
+    assert same([event(ROLE), *changing, event(STOP)])["framed"] == 0
+
+
+@pytest.mark.parametrize("odd", [START + END[1:], START[:-1] + END, START, END, START + b"\x0c" + END])
+def test_what_only_looks_framed_is_refused(odd: bytes) -> None:
+    """A frame with its two halves laid over one another, one without the other, a bare control character."""
+    assert same([event(ROLE), framed(b"first"), event(odd)])["failed"]
+
+
+def test_nothing_passes_behind_the_end() -> None:
+    """What follows [DONE] is not looked at; what follows the last finish reason is held back."""
+    assert len(same([event(ROLE), framed(b"first"), event(b"[DONE]"), framed(b"late")])["out"]) == 2
+    found = same([event(ROLE), framed(b"first"), event(STOP), framed(b"late"), event(b"[DONE]")])
+    assert (len(found["out"]), len(found["last"])) == (2, 2)
+
+
+PROBE = b"-worldrouter-probe-"
+PLAIN = (b"", b"plain", b" the", "é\U0001f600\u2028".encode(), rb"\n", rb"\"", rb"\\", b"id", b"fp", b"17", b"\x7f")
+NASTY = (
+    b"\xc3",
+    b"\xa9",
+    b"\xed\xa0\x80",
+    b"\\",
+    rb"\u00e9",
+    rb"\ud83d",
+    rb"\ud83d\ude00",
+    rb"\x",
+    b'"',
+    b"\x01",
+    b"\t",
+    b"\n",
+    b"\r",
+    b"\x0c",
+    b"\x1f",
+    b"\n\n",
+    b"\n\ndata: ",
+    END,
+    START,
+    END + b"\n\ndata: " + START,
+    END + b"\n\n" + START,
+    b'","content":"twice',
+    b'"},"finish_reason":"stop","delta":{"content":"x',
+    b'"}}],"usage":{"prompt_tokens":1,"completion_tokens":2},"choices":[{"delta":{"content":"',
+    b'x","tool_calls":[{"index":0,"id":"c","function":{"name":"f","arguments":""}}],"y":"',
+    b"model",
+    b"up",
+    PROBE,
+)
+FRAMES = (
+    (START, END),
+    (START, END),
+    (START, END),
+    (START, END[:-1] + b',"usage":null}'),
+    (START, END[:-1] + b',"usage" : null }'),
+    (START, END[:-1] + b',"usage":{"prompt_tokens":1,"completion_tokens":2}}'),
+    (START, END[:-1] + b',"obfuscation":"Xy"}'),
+    (START, END[:-1] + b',"model":"other"}'),
+    (START, END[:-1] + b',"choices":[]}'),
+    (START, END[:-1] + b',"error":null}'),
+    (START, END.replace(b"null}]", b'"length"}]')),
+    (START, END.replace(b"null}]", b'""}]')),
+    (START, b'","tool_calls":null},"finish_reason":null}]}'),
+    (START, b'","refusal":"no"},"finish_reason":null}]}'),
+    (START, b'","content":"the last one counts"},"finish_reason":null}]}'),
+    (START, b'"},"delta":{},"finish_reason":null}]}'),
+    (START.replace(b"content", b"reasoning_content"), END),
+    (START.replace(b"content", b"x_new"), END),
+    (START.replace(b'{"content', b'{"role":"assistant","content'), END),
+    (START.replace(b'"content":"', b'"content":"first","content":"'), END),
+    (START.replace(b'"content":"', b'"content" : "'), b'" } } ] }'),
+    (START.replace(b"content", rb"cont\u0065nt"), END),
+    (START.replace(b'"index":0', b'"index":1'), END),
+    (START.replace(b'"index":0,', b""), END),
+    (START.replace(b'"fp"', b'"' + PROBE + b'"'), END),
+    (START.replace(b"up-1", PROBE), END),
+    (START.replace(b'"fp"', b'"plain"'), END),
+    (START.replace(b"up-1", b"plain"), END),
+    (b'{"choices":[{"index":0,"delta":{"content":"', END[:-1] + b',"id":"up-1","created":17,"model":"up"}'),
+    (b'{"x":"', b'",' + START[1:] + b"plain" + END),
+)
+
+
+def reads_of(random: Random) -> list[bytes]:
+    """A stream of few frames and many texts, some of it not even JSON, in reads that heed events or do not."""
+    frames = random.sample(FRAMES, random.choice([1, 1, 2, 3]))
+    nasty = random.choice([0.0, 0.02, 0.1])
+    events = [event(ROLE)] if random.random() < 0.8 else []
+    for _ in range(random.choice([3, 10, 30])):
+        start, end = random.choice(frames)
+        texts = [random.choice(NASTY if random.random() < nasty else PLAIN) for _ in range(random.choice([1, 1, 2]))]
+        events.append(event(start + b"".join(texts) + end))
+        if random.random() < 0.03:
+            events.append(random.choice([b": ping\n\n", b"\n", event(b""), event(STOP), b"event: x\n" + framed(b"y")]))
+    events += [event(STOP), event(b"[DONE]")] if random.random() < 0.8 else []
+    if random.random() < 0.1:
+        return [each.replace(b"\n", b"\r\n") for each in events]
+    stream, reads = b"".join(events), []
+    if random.random() < 0.3:
+        while stream:
+            size = random.randrange(1, 400)
+            reads, stream = [*reads, stream[:size]], stream[size:]
+        return reads
+    while events:
+        count = random.choice([1, 1, 2, 16])
+        reads, events = [*reads, b"".join(events[:count])], events[count:]
+    return reads
+
+
+@given(st.integers(0, 2**32), st.booleans())
+@settings(max_examples=1_500, deadline=None)
+def test_frames_give_what_the_full_parse_gives(seed: int, include_usage: bool) -> None:
+    """Texts that look like frames, that are cut, escaped or no UTF-8; frames that look alike; reads cut anywhere."""
+    same(reads_of(Random(seed)), include_usage=include_usage)
