@@ -61,7 +61,7 @@ class Pipeline:
         self._observe = observe
         self._running: set[Exchange] = set()
         self._emptied: asyncio.Event | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = asyncio.get_running_loop()
 
     @property
     def in_flight(self) -> int:
@@ -76,8 +76,6 @@ class Pipeline:
 
     def current_task(self) -> asyncio.Task[object] | None:
         """The task that runs; without the system call that asking for the loop takes."""
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
         return asyncio.current_task(self._loop)
 
     def closed(self, exchange: Exchange, record: AccessRecord) -> None:
