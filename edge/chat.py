@@ -14,7 +14,7 @@ from multidict import MultiMapping
 from worldrouter.v1 import raw_chat_pb2, raw_chat_pb2_grpc
 
 from edge.answer import Sent, answer_headers
-from edge.connection import GONE, ClientGone, Connection, Exchange, Watch, log_refusal
+from edge.connection import GONE, ClientGone, Connection, EndlessBody, Exchange, Watch, log_refusal
 from edge.errors import REQUEST_ID
 from edge.request import CHAT_PATH, ChatRequest
 from edge.settings import EdgeSettings
@@ -59,32 +59,31 @@ def call_metadata(headers: MultiMapping[str]) -> tuple[tuple[str, str], ...]:
 
 async def read_body(request: ChatRequest, settings: EdgeSettings) -> bytes:
     """The whole body. Raises the HTTPException for an encoded, malformed, too large or too slow one."""
-    headers, payload = request.message.headers, request.payload
+    headers, content = request.message.headers, request.content
     if "Content-Encoding" in headers:
         raise web.HTTPUnsupportedMediaType
     limit_bytes = settings.body_limit_bytes
     if int(headers.get("Content-Length", 0)) > limit_bytes:
         raise web.HTTPRequestEntityTooLarge(limit_bytes)
-    if "Expect" in headers:
+    if request.is_expecting:
         await request.confirm_expectation()
     try:
-        if payload.is_eof():  # all here already, as nearly always: no timer
-            body = payload.read_nowait()
+        if content.is_eof():  # all here already, as nearly always: no timer
+            body = content.read_nowait()
             if len(body) > limit_bytes:
                 raise web.HTTPRequestEntityTooLarge(limit_bytes)
             return body
         async with asyncio.timeout(settings.body_timeout_s):
-            return await _gather(payload, limit_bytes)
-    except TimeoutError as late:
-        payload.set_exception(late)  # else aiohttp lingers for the rest before it closes
-        raise web.HTTPRequestTimeout from None
-    except web.RequestPayloadError:
+            return await _gather(content, limit_bytes)
+    except EndlessBody:
         raise web.HTTPBadRequest from None
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
 
 
-async def _gather(payload: StreamReader, limit_bytes: int) -> bytes:
+async def _gather(content: StreamReader, limit_bytes: int) -> bytes:
     pieces, size_bytes = [], 0
-    while piece := await payload.readany():
+    while piece := await content.readany():
         pieces.append(piece)
         size_bytes += len(piece)
         if size_bytes > limit_bytes:
@@ -160,10 +159,13 @@ class Chat:
         problem = self._watch.problems.of(failure)
         if isinstance(failure, web.HTTPException):
             log_refusal(problem, request.message.method, CHAT_PATH)
-            if problem.status in (400, 408):  # of its body no end is to be seen
-                request.keep_alive = False
+        if not request.content.is_eof():
+            request.keep_alive = False
+            if problem.status == 408 or request.is_expecting:
+                request.content.set_exception(EndlessBody())
         try:
             await request.answer(problem.status, problem.headers(), problem.body())
         except (ClientGone, ConnectionError):
+            request.keep_alive = False
             return GONE
         return problem.status

@@ -8,6 +8,7 @@ the rest one sweeper looks at all connections; no request and no chunk has a tim
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import fcntl
 import logging
@@ -17,9 +18,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 import grpc
-from aiohttp import web
+from aiohttp import StreamReader, web
+from aiohttp.http_parser import RawRequestMessage
 
-from edge.answer import Sent
+from edge.answer import Sent, head
 from edge.cors import Cors
 from edge.errors import REQUEST_ID, Problem, Problems
 from edge.metrics import EdgeMetrics
@@ -31,8 +33,16 @@ GONE = 499
 """Status of an answer that nobody receives (nginx's), for the metrics alone."""
 
 
+PARTING_S = 1.0
+"""For a client to read the last answer, while what it still sends is thrown away."""
+
+
 class ClientGone(Exception):
     """The client closed its connection, or was cut off because it stalled."""
+
+
+class EndlessBody(TimeoutError):
+    """The end of a request's body will not come, or cannot be found. After any other exception aiohttp waits for it."""
 
 
 class Exchange:
@@ -99,18 +109,31 @@ class Watch:
 class Connection(web.RequestHandler):
     """One client's connection: aiohttp's protocol, watched, with every error as JSON."""
 
-    __slots__ = ("_drained_bytes", "_moved_s", "exchange", "sent_s", "watch", "wire", "written_bytes")
+    __slots__ = (
+        "_drained_bytes",
+        "_moved_s",
+        "_parted",
+        "content",
+        "exchange",
+        "sent_s",
+        "watch",
+        "wire",
+        "written_bytes",
+    )
 
     def __init__(self, manager: web.Server, watch: Watch, **limits: Any) -> None:
         super().__init__(manager, **limits)
         self.watch = watch
         self.exchange: Exchange | None = None
         self.wire: asyncio.Transport | None = None
+        self.content: StreamReader | None = None
+        """The body of the latest request that is served."""
         self.written_bytes = 0
         self.sent_s = 0.0
         """When the client last got something, or its request began."""
         self._drained_bytes = 0
         self._moved_s = watch.clock_s()
+        self._parted: asyncio.Future[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client came."""
@@ -124,6 +147,20 @@ class Connection(web.RequestHandler):
         if self.exchange is not None:
             self.exchange.end(ClientGone())
         super().connection_lost(exc)
+        self._part()
+
+    def data_received(self, data: bytes) -> None:
+        """Something came. What the parser refuses may be in the middle of a body, whose reader must hear of it."""
+        super().data_received(data)
+        messages = self._messages
+        if messages and not isinstance(messages[-1][0], RawRequestMessage):
+            content = messages[-2][1] if len(messages) > 1 else self.content
+            if content is not None and not content.is_eof():
+                content.set_exception(EndlessBody())
+
+    def eof_received(self) -> None:
+        """The client sends no more."""
+        self._part()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Read on after a pause. aiohttp calls this at every read of a body, paused or not, and parses nothing anew."""
@@ -187,7 +224,23 @@ class Connection(web.RequestHandler):
         """After an answer that went out as the handler wrote it."""
         if self._upgraded:  # asked for an upgrade that is ignored: aiohttp reads on behind it
             return await super().finish_response(request, sent, None)
+        if sent.status in (400, 408) and not sent.keep_alive:
+            await self._take_leave()
         return sent, False
+
+    async def _take_leave(self) -> None:
+        """Say that this was all; closing while bytes still come would cost the client the answer (RFC 9112, 9.6)."""
+        self._close = True  # aiohttp throws away what comes from now on
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write_eof()
+            self._parted = asyncio.get_running_loop().create_future()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PARTING_S):
+                    await self._parted
+
+    def _part(self) -> None:
+        if self._parted is not None and not self._parted.done():
+            self._parted.set_result(None)
 
     def handle_error(
         self,
@@ -205,9 +258,11 @@ class Connection(web.RequestHandler):
         self.watch.metrics.refused(problem.status)
         if self.transport is None or request.writer.output_size > 0:
             raise ConnectionError("There is nobody to tell, or it is too late to.") from exc
-        response = problem.response()
-        response.force_close()
-        return response
+        headers, body = problem.headers(), problem.body()
+        if self.watch.cors is not None:
+            headers.update(self.watch.cors.headers(request.headers))
+        self.send(head(problem.status, headers, date=self.watch.date, length=len(body), connection="close") + body)
+        return cast(web.StreamResponse, Sent(problem.status, keep_alive=False))
 
     def refuse(self, request: web.BaseRequest, refusal: web.HTTPException) -> web.Response:
         """The edge's own refusal as an OpenAI error, with one line in the log."""

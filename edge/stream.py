@@ -121,7 +121,7 @@ class EventStream(Exchange):
     async def _open_early(self) -> None:
         await self.call.initial_metadata()
         if not self.call.done():  # else the failure that ended it still gets its own status
-            with contextlib.suppress(ClientGone):
+            with contextlib.suppress(ClientGone):  # or refused meanwhile
                 await self._open()
                 self._connection.send(self._frame(PING))
 
