@@ -41,7 +41,7 @@ from core.server import (
     check_database,
     database_url,
     end_by_force,
-    provider_secrets,
+    secrets_of,
     settle_in_memory,
 )
 from core.settings import BadSettings, Settings, load
@@ -80,7 +80,7 @@ def run(config: Path | None, home: Home, overrides: Mapping[str, object]) -> int
         of_edge = {name: overrides[option] for option, name in _EDGE_OPTIONS.items() if option in overrides}
         of_core = {name: value for name, value in overrides.items() if name not in _EDGE_OPTIONS}
         settings = with_presets(load(config, os.environ, of_core), os.environ)
-        log_to(LineWriter(sys.stderr), secrets=provider_secrets(settings, os.environ))
+        log_to(LineWriter(sys.stderr), secrets=secrets_of(settings, os.environ))
         edge = load_settings(_edge_table(config), os.environ, of_edge)
         serve = _alone if settings.core.workers == 1 else _keep_workers
         uvloop.run(serve(settings, edge, home))
@@ -154,7 +154,7 @@ async def work(order: Order, report: Callable[[Started], None]) -> None:
     """Be one of several workers until a signal; `report` is called once it serves. Raises REFUSALS."""
     settings, home = order.settings, Home(Path(order.home))
     edge_settings = msgspec.convert(order.edge, EdgeSettings)
-    log_to(LineWriter(sys.stderr), secrets=provider_secrets(settings, os.environ))
+    log_to(LineWriter(sys.stderr), secrets=secrets_of(settings, os.environ))
     signals = StopSignals(settings.timeouts.drain_s)
     async with AsyncExitStack() as last:
         report(await _start(settings, edge_settings, home, signals, last, first_key=order.first_key, shared=True))

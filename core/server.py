@@ -7,11 +7,13 @@ import faulthandler
 import gc
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
+from urllib.parse import unquote, urlsplit
 
 import grpc.aio
 import uvloop
@@ -43,6 +45,7 @@ from core.process.lifecycle import StopSignals
 from core.process.line_writer import LineWriter
 from core.process.listen import CannotListen, listen, make_server
 from core.process.logs import log_to
+from core.redaction import Redaction
 from core.services.accounts import AccountServicer
 from core.services.catalog import RoutingServicer
 from core.services.chat import CLIENT_GONE, ChatServicer, RawChatServicer
@@ -64,6 +67,7 @@ _OTHERWISE_LOGGED = frozenset(
         "/grpc.reflection.v1alpha.ServerReflection",
     }
 )
+_CREDENTIAL_HEADER = re.compile(r"(?i)auth|key|token|secret|cookie")
 _OVERALL = ""
 """The health service's name for the server as a whole."""
 
@@ -126,7 +130,7 @@ class CoreServer:
             on_revoked=self.engine.pipeline.cut_key,
             stream_total_s=settings.timeouts.total_s,
         )
-        self.guard = self._guard()
+        self.guard = self._guard(environment)
         self.grpc_port = 0
 
     @classmethod
@@ -159,7 +163,7 @@ class CoreServer:
         await server._health.set(_OVERALL, health_pb2.HealthCheckResponse.SERVING)
         return server
 
-    def _guard(self) -> Guard:
+    def _guard(self, environment: Mapping[str, str]) -> Guard:
         """All servicers behind one guard, which stands in the server's place as far as generated code is concerned."""
         settings, store, ids = self._settings, self._store, self._ids
         default = settings.core.default_account
@@ -169,6 +173,7 @@ class CoreServer:
             monotonic_s=time.monotonic,
             observer=self,
             support_contact=settings.core.support_contact,
+            redact=Redaction(secrets_of(settings, environment)),
         )
         to = cast(grpc.aio.Server, guard)
         chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(self.engine.pipeline), to)
@@ -256,16 +261,22 @@ def end_by_force() -> None:
     faulthandler.dump_traceback_later(EXIT_TIMEOUT_S, exit=True)
 
 
-def provider_secrets(settings: Settings, environment: Mapping[str, str]) -> list[str]:
-    """The values that must never be logged. BadSettings."""
-    return [found for each in settings.providers.values() if (found := secret(each.api_key, environment))]
+def secrets_of(settings: Settings, environment: Mapping[str, str]) -> list[str]:
+    """The values that must never be logged or told to a caller. BadSettings."""
+    found = [unquote(urlsplit(settings.database.url or "").password or "")]
+    for provider in settings.providers.values():
+        found.append(secret(provider.api_key, environment) or "")
+        for name, value in provider.headers.items():
+            if _CREDENTIAL_HEADER.search(name):
+                found += [value, value.rpartition(" ")[2]]
+    return [each for each in found if each]
 
 
 def run(config: Path | None, home: Home, overrides: Mapping[str, object]) -> int:
     """`worldrouter core`: serve until a signal; the exit status."""
     try:
         settings = load(config, os.environ, overrides)
-        log_to(LineWriter(sys.stderr), secrets=provider_secrets(settings, os.environ))
+        log_to(LineWriter(sys.stderr), secrets=secrets_of(settings, os.environ))
         uvloop.run(_serve(settings, home))
     except (BadSettings, CannotListen, StoreError, OSError) as error:
         sys.stderr.write(f"worldrouter core: {error}\n")

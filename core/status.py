@@ -7,7 +7,7 @@ a RetryInfo; and with the request id in the trailer `x-request-id`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -88,16 +88,21 @@ def public_error(error: BaseException) -> WorldRouterError:
             return InternalError("Internal error.")
 
 
-def abort_details(error: BaseException, request_id: str, *, support_contact: str = "") -> AbortDetails:
-    """The status of an error. An internal one says nothing but the request id and whom to ask, if configured."""
+def abort_details(
+    error: BaseException, request_id: str, redact: Callable[[str], str], *, support_contact: str = ""
+) -> AbortDetails:
+    """The status of an error. Its texts go through `redact`: they may quote a caller, or an upstream that quotes us.
+
+    An internal one says nothing but the request id and whom to ask, if configured.
+    """
     shown = public_error(error)
     code = CODES[shown.reason]
     if code is grpc.StatusCode.INTERNAL:
         message = _bland(request_id, support_contact)
     else:
-        message = _cut(shown.message, _MESSAGE_MAX_BYTES)
+        message = _cut(redact(shown.message), _MESSAGE_MAX_BYTES)
     status = Status(code=code.value[0], message=message)
-    status.details.add().Pack(_error_info(shown, request_id))
+    status.details.add().Pack(_error_info(shown, request_id, redact))
     if shown.retry_after_s is not None:
         status.details.add().Pack(RetryInfo(retry_delay=_duration(shown.retry_after_s)))
     trailing = ((REQUEST_ID_KEY, request_id), (DETAILS_KEY, status.SerializeToString()))
@@ -109,11 +114,11 @@ def _bland(request_id: str, support_contact: str) -> str:
     return f"Internal error of WorldRouter, request id {request_id}.{contact}"
 
 
-def _error_info(error: WorldRouterError, request_id: str) -> ErrorInfo:
+def _error_info(error: WorldRouterError, request_id: str, redact: Callable[[str], str]) -> ErrorInfo:
     metadata = error.details() | {"request_id": request_id, "code": error.code or error.reason.lower()}
     if error.param is not None:
         metadata["param"] = error.param
-    cut = {key: _cut(value, _VALUE_MAX_BYTES) for key, value in metadata.items()}
+    cut = {key: _cut(redact(value), _VALUE_MAX_BYTES) for key, value in metadata.items()}
     return ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=cut)
 
 

@@ -19,10 +19,12 @@ from typing import Any, Protocol, Self
 import grpc
 import grpc.aio
 
+from core.access.apikeys import KEY_PREFIX
 from core.access.authorization import roles_for
 from core.call import Call, Caller, Role, current_call
 from core.errors import Forbidden, InvalidApiKey, InvalidRequest
 from core.ids import IdSource
+from core.redaction import Redaction
 from core.status import REQUEST_ID_KEY, abort_details
 
 _logger = logging.getLogger(__name__)
@@ -106,7 +108,10 @@ class _Rpc:
 
 
 class Guard:
-    """Wraps the handlers that generated code registers. `monotonic_s` measures how long RPCs take."""
+    """Wraps the handlers that generated code registers.
+
+    `monotonic_s` measures how long RPCs take; errors leave through `redact`.
+    """
 
     def __init__(
         self,
@@ -116,12 +121,14 @@ class Guard:
         monotonic_s: Callable[[], float],
         observer: RpcObserver,
         support_contact: str = "",
+        redact: Callable[[str], str] | None = None,
     ) -> None:
         self._callers = callers
         self._ids = ids
         self._monotonic_s = monotonic_s
         self._observer = observer
         self._support_contact = support_contact
+        self._redact = redact or Redaction()
         self._services: dict[str, dict[str, Any]] = {}
 
     @property
@@ -216,7 +223,7 @@ class Guard:
 
     async def _abort(self, rpc: _Rpc, passage: _Passage, context: Context, error: Exception) -> None:
         """End the RPC with the status of an error; raises what `context.abort` does."""
-        details = abort_details(error, passage.request_id, support_contact=self._support_contact)
+        details = abort_details(error, passage.request_id, self._redact, support_contact=self._support_contact)
         passage.code = details.code
         if details.code is grpc.StatusCode.INTERNAL:
             context_of_log = {"request_id": passage.request_id, "rpc": rpc.method}
@@ -290,6 +297,8 @@ def _read_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[str | N
             client_request_id = str(value)[:CLIENT_REQUEST_ID_MAX_LENGTH]
     if not (client_request_id.isascii() and client_request_id.isprintable()):
         client_request_id = "".join(c for c in client_request_id if c.isascii() and c.isprintable())
+    if KEY_PREFIX in client_request_id:  # it is stored and logged
+        client_request_id = ""
     return authorization, client_request_id
 
 

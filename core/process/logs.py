@@ -1,31 +1,29 @@
 """Logging of a core: JSON lines for machines, readable text on a terminal, secrets blacked out.
 
-Whatever a message, an argument or a traceback holds, an API key or a provider's key in it never gets out.
+Whatever a message, an argument or a traceback holds, an API key or a provider's key in it never gets out; nor does a
+prompt that an exception quotes.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Iterable
 from typing import TextIO
 
 from core.process.line_writer import LineWriter
+from core.redaction import Redaction, trace_without_words
 
-_KEY = re.compile(r"wlrouter_[0-9A-Za-z]{8,}|(?i:bearer)\s+[^\s\"',]{8,}")
-_HIDDEN = "[secret]"
+_BACKGROUND = ("core.money.", "core.engine")
+"""Loggers of work that knows no request's content: the words of their exceptions are kept."""
 
 
 class _Redacting(logging.Formatter):
-    """Formats, then blacks out: before anything is escaped, so that a secret looks like itself, or like its repr."""
+    """Formats, then blacks out."""
 
     def __init__(self, secrets: Iterable[str], *, as_json: bool) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
-        forms = {
-            form for secret in secrets if secret for form in (secret, repr(secret)[1:-1], json.dumps(secret)[1:-1])
-        }
-        self._secrets = sorted(forms, key=len, reverse=True)
+        self._redact = Redaction(secrets)
         self._as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
@@ -34,8 +32,14 @@ class _Redacting(logging.Formatter):
             text = record.getMessage()
         except Exception:  # logging would print the arguments as they are
             text = f"{record.msg} (its arguments do not fit)"
-        trace = self.formatException(record.exc_info) if record.exc_info else ""
-        return self._line(record, self._redacted(text), self._redacted(trace))
+        return self._line(record, self._redact(text), self._redact(self._trace(record)))
+
+    def _trace(self, record: logging.LogRecord) -> str:
+        if not record.exc_info:
+            return ""
+        if record.name.startswith(_BACKGROUND):
+            return self.formatException(record.exc_info)
+        return trace_without_words(record.exc_info[1])
 
     def _line(self, record: logging.LogRecord, text: str, trace: str) -> str:
         if not self._as_json:
@@ -43,11 +47,6 @@ class _Redacting(logging.Formatter):
             return f"{line}\n{trace}" if trace else line
         found = {"time": record.created, "level": record.levelname.lower(), "logger": record.name, "message": text}
         return json.dumps(found | {"trace": trace} if trace else found)
-
-    def _redacted(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, _HIDDEN)
-        return _KEY.sub(_HIDDEN, text)
 
 
 def log_to(out: TextIO | LineWriter, *, secrets: Iterable[str] = (), level: int = logging.INFO) -> None:

@@ -39,7 +39,7 @@ EXPECTED = {
 
 def read(error: BaseException, **options: str) -> tuple[C, str, ErrorInfo, RetryInfo | None]:
     """The status of an error: code, message and what its trailers hold."""
-    code, message, trailing = abort_details(error, REQUEST_ID, **options)
+    code, message, trailing = abort_details(error, REQUEST_ID, str, **options)
     trailers = dict(trailing)
     assert trailers["x-request-id"] == REQUEST_ID
     status = Status.FromString(trailers["grpc-status-details-bin"])
@@ -119,7 +119,7 @@ def test_an_internal_error_says_whom_to_ask_and_nothing_else() -> None:
 def test_long_and_odd_texts_still_travel() -> None:
     """A message of any length and content is cut so that the metadata stays under 8 KiB."""
     error = errors.UpstreamRejected("ü\ud800\x00" * 100_000, param="ü" * 10_000, code="x" * 10_000)
-    code, message, trailing = abort_details(error, REQUEST_ID)
+    code, message, trailing = abort_details(error, REQUEST_ID, str)
     assert code is C.INVALID_ARGUMENT
     percent_encoded = 3 * len(message.encode())
     details = dict(trailing)["grpc-status-details-bin"]

@@ -44,7 +44,7 @@ def lines(request: Any, root_logger: logging.Logger) -> Callable[[], str]:
 
 def logged_in(place: str, secret: str) -> None:
     """Log a secret in one of the places where it can stand."""
-    log = logging.getLogger("test")
+    log = logging.getLogger("core.money.test")
     try:
         raise ValueError(f"{place} {secret} end")
     except ValueError as error:
@@ -99,7 +99,26 @@ def test_a_line_of_a_machine_is_one_json_object(root_logger: logging.Logger) -> 
         logging.getLogger("a.b").exception("failed")
     first, second = (json.loads(line) for line in out.getvalue().splitlines())
     assert (first["level"], first["logger"], first["message"]) == ("warning", "a.b", 'line\nbreak "quote" é')
-    assert "ValueError: x" in second["trace"]
+    assert second["trace"].endswith("ValueError")
+
+
+@pytest.mark.parametrize(("logger", "told"), [("core.money.ledger", True), ("core.access.guard", False), ("x", False)])
+def test_a_trace_has_words_only_where_no_caller_can_have_said_them(
+    lines: Callable[[], str], logger: str, told: bool
+) -> None:
+    """An exception may quote a prompt; where it happened, in it and in what led to it, is told always."""
+    first, second = " ".join(("first", "prompt")), " ".join(("second", "prompt"))
+    try:
+        try:
+            raise KeyError(first)
+        except KeyError as error:
+            raise ValueError(second) from error
+    except ValueError:
+        logging.getLogger(logger).exception("it failed")
+    text = lines()
+    assert (first in text, second in text) == (told, told)
+    assert text.index("KeyError") < text.index("ValueError")
+    assert text.count("test_logs.py") == 2
 
 
 def test_debug_lines_are_left_out_by_default(root_logger: logging.Logger) -> None:
