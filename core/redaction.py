@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Iterable
 
 HIDDEN = "[secret]"
+MIN_LENGTH = 8
+"""What is shorter is a placeholder, as local servers take it for a key, and may be a common word."""
 
 _KEY = re.compile(r"wlrouter_[0-9A-Za-z]{8,}|(?i:bearer)\s+(?!wlrouter_\.)[^\s\"',]{8,}")
 """`wlrouter_...` is how our own messages speak of keys."""
@@ -21,7 +23,10 @@ class Redaction:
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         forms = {
-            form for secret in secrets if secret for form in (secret, repr(secret)[1:-1], json.dumps(secret)[1:-1])
+            form
+            for secret in secrets
+            if len(secret) >= MIN_LENGTH
+            for form in (secret, repr(secret)[1:-1], json.dumps(secret)[1:-1])
         }
         self._secrets = sorted(forms, key=len, reverse=True)
 

@@ -21,7 +21,7 @@ from worldrouter.v1 import metering_pb2, metering_pb2_grpc, raw_chat_pb2, raw_ch
 from core.access.authorization import UnlistedRpc
 from core.access.guard import Guard
 from core.call import Call, Role, current_call
-from core.errors import InsufficientBalance, UpstreamFailed
+from core.errors import InsufficientBalance, UpstreamFailed, UpstreamRejected
 
 C = grpc.StatusCode
 Request = raw_chat_pb2.StreamRawCompletionRequest
@@ -142,6 +142,29 @@ async def test_the_request_id_is_ours_and_leads(guard, serve, bearer, observer) 
     assert last.request_id in seen
     assert last.client_request_id == ("mine" * 50)[:128]
     assert last.caller.role is Role.API_KEY
+
+
+async def test_an_api_key_is_no_request_id(guard, serve, bearer, observer) -> None:
+    """A caller's own request id is stored and logged, so one that holds a key is dropped."""
+    metering_pb2_grpc.add_MeteringServiceServicer_to_server(Metering(), guard)
+    stub = metering_pb2_grpc.MeteringServiceStub(await serve(guard))
+    key = bearer[0][1].removeprefix("Bearer ")
+    assert await stub.GetBalance(metering_pb2.GetBalanceRequest(), metadata=(*bearer, ("x-request-id", f"a {key}")))
+    assert observer.ends[-1][1].client_request_id == ""
+
+
+async def test_what_is_said_of_an_error_holds_no_key(guard, serve, bearer) -> None:
+    """Nor does its param or code: an upstream may quote what it was sent."""
+    key = bearer[0][1].removeprefix("Bearer ")
+    error = UpstreamRejected(f"Incorrect key {key}.", param=key, code=key)
+    metering_pb2_grpc.add_MeteringServiceServicer_to_server(Metering(error), guard)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await metering_pb2_grpc.MeteringServiceStub(await serve(guard)).GetBalance(
+            metering_pb2.GetBalanceRequest(), metadata=bearer
+        )
+    assert caught.value.details() == "Incorrect key [secret]."
+    info = info_of(caught.value)
+    assert (info.metadata["param"], info.metadata["code"]) == ("[secret]", "[secret]")
 
 
 async def test_chats_send_their_own_initial_metadata(guard, serve, bearer) -> None:

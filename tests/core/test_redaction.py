@@ -1,0 +1,48 @@
+"""What is blacked out of texts, and which values a core knows to be secrets."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from core.access.apikeys import make_key
+from core.redaction import Redaction
+from core.server import secrets_of
+from core.settings import convert
+
+KEY = make_key("key_01m80c3xwk5gc1zwqh0nes95qb")
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        (f"it was {KEY}.", "it was [secret]."),
+        ("Authorization: Bearer abcdefgh12", "Authorization: [secret]"),
+        ("it said s3cretkey", "it said [secret]"),
+        (json.dumps({"a": 'quo"ted"'}), '{"a": "[secret]"}'),
+        ("s3cretkey-longer", "[secret]"),
+        ("nothing, bearer of it", "nothing, bearer of it"),
+        ("send `Authorization: Bearer wlrouter_...`.", "send `Authorization: Bearer wlrouter_...`."),
+        ("the list is EMPTY", "the list is EMPTY"),
+    ],
+)
+def test_secrets_are_blacked_out(text: str, seen: str) -> None:
+    """Those that are known, whole and in JSON, and what looks like one; but no placeholder, nor how we speak of keys."""
+    assert Redaction(["s3cretkey", "s3cretkey-longer", 'quo"ted"', "EMPTY", ""])(text) == seen
+
+
+def test_secrets_of_a_configuration() -> None:
+    """Keys of providers, headers that are credentials, and the database's password."""
+    echo: dict[str, Any] = {"kind": "openai", "base_url": "http://a/v1"}
+    settings = convert(
+        {
+            "database": {"url": "postgresql+asyncpg://user:p%40ss@db/worldrouter"},
+            "providers": {
+                "a": echo | {"api_key": "env:A", "headers": {"anthropic-version": "2023-06-01"}},
+                "b": echo | {"headers": {"Authorization": "Basic YWJj", "X-Api-Key": "k"}},
+            },
+        }
+    )
+    assert secrets_of(settings, {"A": "sk-a"}) == ["p@ss", "sk-a", "Basic YWJj", "YWJj", "k", "k"]
