@@ -29,7 +29,7 @@ KEY = make_key("key_01m80c3xwk5gc1zwqh0nes95qb")
     ],
 )
 def test_secrets_are_blacked_out(text: str, seen: str) -> None:
-    """Those that are known, whole and in JSON, and what looks like one; but no placeholder, nor how we speak of keys."""
+    """Those that are known, whole and in JSON, and what looks like one; no placeholder, nor how we speak of keys."""
     assert Redaction(["s3cretkey", "s3cretkey-longer", 'quo"ted"', "EMPTY", ""])(text) == seen
 
 
