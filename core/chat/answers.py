@@ -11,6 +11,7 @@ from types import MappingProxyType
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from core.chat.tool_calls import produced_bytes
 from core.errors import UpstreamFailed
 from core.money.usage import TokenCounts, parse_usage, usage_json
 
@@ -108,8 +109,8 @@ def _mended(at: int, choice: _Object) -> _Object:
 
 
 def _text_bytes(message: _Message) -> int:
-    found = 0
-    for raw in (message.content, message.reasoning_content, message.refusal, message.tool_calls):
+    found = 0 if message.tool_calls == _NULL else produced_bytes(message.tool_calls)
+    for raw in (message.content, message.reasoning_content, message.refusal):
         if raw is not UNSET and raw != _NULL:
             found += max(memoryview(raw).nbytes - 2, 0)
     return found

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from core.chat.tool_calls import ToolCallNumbering
+from core.chat.tool_calls import ToolCallNumbering, produced_bytes
 from core.errors import UpstreamFailed
 from core.money.usage import TokenCounts, merged_usage, parse_usage, usage_json
 
@@ -399,8 +399,8 @@ def _without_half(escape: re.Match[bytes]) -> bytes:
 
 def _text_bytes(delta: _Delta) -> int:
     """Bytes of text in a delta; a token of JSON syntax more or less does not matter."""
-    found = 0
-    for raw in (delta.content, delta.reasoning_content, delta.refusal, delta.tool_calls):
+    found = 0 if delta.tool_calls == _NULL else produced_bytes(delta.tool_calls)
+    for raw in (delta.content, delta.reasoning_content, delta.refusal):
         if raw != _NULL:
             found += max(len(bytes(raw)) - 2, 0)
     return found

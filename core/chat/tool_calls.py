@@ -18,6 +18,8 @@ _index_decoder = msgspec.json.Decoder(int)
 _text_decoder = msgspec.json.Decoder(str)
 _encoder = msgspec.json.Encoder()
 _BODIES = ("function", "custom")
+_WRITTEN = ("name", "arguments", "input")
+_NULL = Raw(b"null")
 
 
 class ToolCallNumbering:
@@ -72,6 +74,25 @@ class ToolCallNumbering:
 
     def _next(self, choice: int) -> int:
         return max((index + 1 for of_choice, index in self._ids if of_choice == choice), default=0)
+
+
+def produced_bytes(raw: Raw) -> int:
+    """Bytes that a model wrote of the tool calls of a delta or a message: their names and what it hands over, without
+    the JSON around them, which a stream repeats with every fragment. Of what is no list of objects, all.
+    """
+    try:
+        calls = _calls_decoder.decode(raw)
+    except msgspec.ValidationError:
+        return max(len(bytes(raw)) - 2, 0)
+    bodies = [_fields(call[name]) for call in calls for name in _BODIES if name in call]
+    return sum(_text_size(body[name]) for body in bodies for name in _WRITTEN if name in body)
+
+
+def _text_size(raw: Raw) -> int:
+    try:
+        return 0 if raw == _NULL else len(_text_decoder.decode(raw).encode())
+    except msgspec.ValidationError:  # some upstreams send arguments as an object
+        return len(bytes(raw))
 
 
 def _said(raw: Raw | None) -> str:
