@@ -61,14 +61,32 @@ def provider(port: int) -> dict[str, Any]:
 class Echo:
     """An upstream that says back what it was sent, credentials too, as the last word of the prompt tells it."""
 
-    @staticmethod
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+    def __init__(self) -> None:
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        try:
             head = await reader.readuntil(b"\r\n\r\n")
             body = await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
             case = json.loads(body)["messages"][-1]["content"].rpartition(" ")[2]
-            await Echo._answer(case, head, body, b"text/event-stream" in head, writer)
-        writer.close()
+            await self._answer(case, head, body, b"text/event-stream" in head, writer)
+            await writer.drain()
+            writer.write_eof()
+            await reader.read()
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, OSError):
+            pass
+        finally:
+            writer.transport.abort()
+            self._running.discard(task)
+
+    async def close(self) -> None:
+        """End what still runs."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
 
     @staticmethod
     async def _answer(case: str, head: bytes, body: bytes, stream: bool, writer: asyncio.StreamWriter) -> None:
@@ -100,11 +118,13 @@ class Echo:
 @contextlib.asynccontextmanager
 async def echoing() -> AsyncIterator[int]:
     """The port of an echo."""
-    server = await asyncio.start_server(Echo.serve, "127.0.0.1", 0)
+    echo = Echo()
+    server = await asyncio.start_server(echo.serve, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
+        await echo.close()
 
 
 @dataclass
