@@ -96,7 +96,9 @@ async def whole_answer(connection: Connection, call: grpc.aio.UnaryUnaryCall[Any
     exchange = Exchange(call)
     connection.begin(exchange)
     try:
-        return await call
+        answer = await call
+        connection.exchange = None  # before the client gets a byte of it
+        return answer
     except asyncio.CancelledError:
         if exchange.cut is not None:
             raise exchange.cut from None

@@ -12,6 +12,7 @@ import contextlib
 import email.utils
 import fcntl
 import logging
+import socket
 import struct
 import termios
 from collections.abc import Callable, Coroutine
@@ -29,10 +30,15 @@ from edge.settings import EdgeSettings
 
 _LOGGER = logging.getLogger(__name__)
 _OUTQ = struct.Struct("i")
+_CLOSE_WAIT = 8
+"""State of a TCP connection whose other side sends no more (Linux's tcp_states.h)."""
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 GONE = 499
 """Status of an answer that nobody receives (nginx's), for the metrics alone."""
 
 
+PROBE_S = 0.05
+"""For a closed socket to answer a probe. Where it takes longer, the sweeper sees it."""
 PARTING_S = 1.0
 """For a client to read the last answer, while what it still sends is thrown away."""
 
@@ -64,6 +70,10 @@ class Exchange:
 
     def fill_silence(self, now_s: float) -> None:
         """Called by the sweeper while nothing waits to be sent."""
+
+    def probe(self) -> bytes:
+        """What a client that has no answer yet may be sent at any time (RFC 9110, 15.2)."""
+        return _CONTINUE
 
 
 class Watch:
@@ -111,10 +121,12 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "_drained_bytes",
+        "_is_half_closed",
         "_moved_s",
         "_parted",
         "content",
         "exchange",
+        "is_http_11",
         "sent_s",
         "watch",
         "wire",
@@ -123,17 +135,22 @@ class Connection(web.RequestHandler):
 
     def __init__(self, manager: web.Server, watch: Watch, **limits: Any) -> None:
         super().__init__(manager, **limits)
+        # A pipelined request of 2 MB or less is read while it waits: aiohttp lets 32 of them wait.
+        self._max_msg_queue_size, self._msg_queue_resume_size = 2, 1
         self.watch = watch
         self.exchange: Exchange | None = None
         self.wire: asyncio.Transport | None = None
         self.content: StreamReader | None = None
         """The body of the latest request that is served."""
+        self.is_http_11 = True
+        """Whether that request is."""
         self.written_bytes = 0
         self.sent_s = 0.0
         """When the client last got something, or its request began."""
         self._drained_bytes = 0
         self._moved_s = watch.clock_s()
         self._parted: asyncio.Future[None] | None = None
+        self._is_half_closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client came."""
@@ -158,9 +175,33 @@ class Connection(web.RequestHandler):
             if content is not None and not content.is_eof():
                 content.set_exception(EndlessBody())
 
-    def eof_received(self) -> None:
-        """The client sends no more."""
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's: whether the connection stays
+        """The client sends no more. It may yet wait for its answers; if it is gone, it resets what it is sent."""
         self._part()
+        content = self._messages[-1][1] if self._messages else self.content
+        if self._is_idle or self._close or content is None or not content.is_eof():
+            return False
+        self._is_half_closed = True
+        self._probe()
+        return True
+
+    @property
+    def _is_idle(self) -> bool:
+        return self._waiter is not None and not self._messages
+
+    def _probe(self) -> None:
+        if self.exchange is not None and self.is_http_11:
+            self.send(self.exchange.probe())
+            asyncio.get_running_loop().call_later(PROBE_S, self._check_half_closed)
+
+    def _check_half_closed(self) -> None:
+        """Nothing is read any more, so that a reset shows in the state of the connection alone."""
+        if self.wire is None or self.wire.is_closing():
+            return
+        if self._is_idle:
+            self.wire.close()
+        elif not _is_in_close_wait(self.wire) or (self.exchange is not None and not self.is_http_11):
+            self.wire.abort()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Read on after a pause. aiohttp calls this at every read of a body, paused or not, and parses nothing anew."""
@@ -172,6 +213,8 @@ class Connection(web.RequestHandler):
         self.exchange = exchange
         if self.transport is None:  # gone already, before the handler ran
             exchange.end(ClientGone())
+        elif self._is_half_closed:
+            self._probe()
 
     def send(self, data: bytes) -> None:
         """Write to the socket; ClientGone if there is none. The caller waits for `drain` when `writing_paused`."""
@@ -187,6 +230,8 @@ class Connection(web.RequestHandler):
         assert wire is not None
         if wire.is_closing() and exchange is not None:
             exchange.end(ClientGone())
+        if self._is_half_closed:
+            self._check_half_closed()
         waiting_bytes = wire.get_write_buffer_size()
         if not waiting_bytes:
             self._moved_s = now_s
@@ -205,6 +250,8 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
         """The one door by which responses leave: each has a request id, each failure is JSON."""
+        if self._is_half_closed and not (self._messages or self._message_tail):
+            self._close = True  # after this answer
         if isinstance(resp, Sent):
             return self._after(request, resp)
         if isinstance(resp, web.HTTPException):
@@ -293,3 +340,12 @@ def _kernel_queue_bytes(wire: asyncio.Transport) -> int:
         return int(_OUTQ.unpack(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(_OUTQ.size)))[0])
     except (OSError, AttributeError):
         return 0
+
+
+def _is_in_close_wait(wire: asyncio.Transport) -> bool:
+    """Whether a connection that the other side closed is not reset; False where the kernel does not tell."""
+    try:
+        found = wire.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    except (OSError, AttributeError):
+        return False
+    return bool(found[0] == _CLOSE_WAIT)

@@ -137,7 +137,7 @@ def take_short_way(server: web.Server, serve: Callable[[ChatRequest], Awaitable[
         writer: AbstractStreamWriter,
         task: object,
     ) -> object:
-        connection.content = content
+        connection.content, connection.is_http_11 = content, message.version >= HttpVersion11
         if message.upgrade and message.headers.get(hdrs.UPGRADE, "").lower() not in UPGRADES_READ_BEHIND:
             message = message._replace(should_close=True)
         if message.path == CHAT_PATH and message.method == "POST" and is_http(message):

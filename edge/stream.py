@@ -118,6 +118,10 @@ class EventStream(Exchange):
         elif self._opening is None:
             self._opening = asyncio.get_running_loop().create_task(self._open_early())
 
+    def probe(self) -> bytes:
+        """A comment, once there is an answer."""
+        return self._frame(PING) if self._opened else super().probe()
+
     async def _open_early(self) -> None:
         await self.call.initial_metadata()
         if not self.call.done():  # else the failure that ended it still gets its own status

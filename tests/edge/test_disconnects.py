@@ -238,14 +238,15 @@ async def test_a_stalled_reader_of_a_whole_answer_is_cut(core: Any, start_edge: 
                 await asyncio.sleep(0.02)
 
 
-async def test_a_stalled_reader_that_says_goodbye(core: Any, edge: Any) -> None:
-    """A client that closes its side while its buffers are full is noticed within a second too."""
+async def test_a_stalled_reader_that_says_goodbye(core: Any, start_edge: Any) -> None:
+    """A client that closes its side while its buffers are full may still read, so it is cut as any that stalls."""
+    edge = await start_edge(client_stall_s=0.5)
     flood(core)
     with small_window(edge) as client:
         client.sendall(HEAD % len(STREAM) + STREAM)
         await asyncio.sleep(0.3)
         client.shutdown(socket.SHUT_WR)
-        await asyncio.wait_for(core.calls[0].ended.wait(), 1)
+        await asyncio.wait_for(core.calls[0].ended.wait(), 5)
 
 
 async def test_a_slow_reader_is_served(core: Any, start_edge: Any) -> None:
