@@ -13,12 +13,13 @@ ENTROPY_BYTES = 16
 
 _ALPHABET = b"0123456789abcdefghjkmnpqrstvwxyz"
 _FROM_BYTE = bytes(_ALPHABET[value & 31] for value in range(256))
-_MS_SHIFTS = tuple(range(45, -1, -5))
+_PAIRS = tuple(chr(_ALPHABET[value >> 5]) + chr(_ALPHABET[value & 31]) for value in range(1024))
 
 
 def time_part(ms: int) -> str:
     """The first 10 characters of an id made at `ms` milliseconds since the Unix epoch."""
-    return bytes(_ALPHABET[(ms >> shift) & 31] for shift in _MS_SHIFTS).decode("ascii")
+    first, second, third = _PAIRS[(ms >> 40) & 1023], _PAIRS[(ms >> 30) & 1023], _PAIRS[(ms >> 20) & 1023]
+    return first + second + third + _PAIRS[(ms >> 10) & 1023] + _PAIRS[ms & 1023]
 
 
 def new_id(now_us: int, entropy: bytes) -> str:

@@ -224,8 +224,10 @@ class Exchange:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         """The handler is done: release the upstream, settle what was produced, write the log line."""
         self._task = None
-        client_gone = isinstance(error, self._pipeline.client_gone)
-        reason = "" if error is None or client_gone else _reason_of(error)
+        client_gone, reason = False, ""
+        if error is not None:
+            client_gone = isinstance(error, self._pipeline.client_gone)
+            reason = "" if client_gone else _reason_of(error)
         self._end(self._status_of(error, client_gone=client_gone), reason)
         self._pipeline.closed(self, self._record("client_gone" if client_gone else "refused", reason))
 
