@@ -14,17 +14,20 @@ _STATUS_LINES: Mapping[int, str] = {
 }
 _FOR_CLIENTS = ("x-worldrouter-", "x-ratelimit-")
 
-ANSWER_HEADERS: Mapping[str, str] = {
-    REQUEST_ID: "Id of the request, on every answer. Name it when you ask for help.",
-    "x-worldrouter-overhead-ms": "Milliseconds that the answer spent in the router rather than at the provider.",
-    "x-worldrouter-ignored": "Fields of the request that were not passed on, comma-separated.",
-    "x-worldrouter-max-tokens": "The output limit in tokens that the balance allowed, lower than what was asked for.",
-    "Retry-After": "Whole seconds after which to try again.",
-    "x-should-retry": "`false`: the router has made its attempts already.",
-    "WWW-Authenticate": "The scheme of the key: `Bearer`.",
-    "Allow": "The methods that the route takes.",
+ANSWER_HEADERS: Mapping[str, tuple[str, str]] = {
+    REQUEST_ID: ("string", "Id of the request, on every answer. Name it when you ask for help."),
+    "x-worldrouter-overhead-ms": ("number", "Milliseconds that the answer spent in the router, not at the provider."),
+    "x-worldrouter-ignored": ("string", "Fields of the request that were not passed on, comma-separated."),
+    "x-worldrouter-max-tokens": (
+        "integer",
+        "The output limit that the balance allowed, lower than what was asked for.",
+    ),
+    "Retry-After": ("integer", "Seconds after which to try again."),
+    "x-should-retry": ("string", "`false`: the router has made its attempts already."),
+    "WWW-Authenticate": ("string", "The scheme of the key: `Bearer`."),
+    "Allow": ("string", "The methods that the route takes."),
 }
-"""What an answer may carry for the client, beside what HTTP itself needs, and what it means."""
+"""What an answer may carry for the client, beside what HTTP itself needs: JSON Schema's type, and what it means."""
 
 EXPOSED_HEADERS = (
     *ANSWER_HEADERS,

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import grpc
+import msgspec
 from aiohttp import web
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
@@ -17,6 +18,7 @@ from edge.connection import GONE, ClientGone, Connection, Watch
 from edge.errors import Problems
 from edge.metrics import EdgeMetrics
 from edge.models import Models
+from edge.openapi import document
 from edge.request import CHAT_PATH, ChatRequest
 from edge.settings import EdgeSettings
 
@@ -24,6 +26,8 @@ WATCH = web.AppKey("watch", Watch)
 """The connections of this application; `edge.server` runs it."""
 CHAT = web.AppKey("chat", Chat)
 """What serves chats; `edge.server` gives it the short way."""
+DESCRIPTION = web.AppKey("description", bytes)
+"""The OpenAPI document of the application, as JSON."""
 HEALTH_TIMEOUT_S = 2.0
 Served = Callable[[web.Request, Connection], Awaitable[web.StreamResponse]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -54,6 +58,8 @@ def make_app(
     app.router.add_get("/v1/models/{model_id:.+}", _served("model", models.get, watch))
     app.router.add_get("/healthz", _alive)
     app.router.add_get("/readyz", _readiness(channel, watch))
+    app.router.add_get("/openapi.json", _description)
+    app[DESCRIPTION] = msgspec.json.encode(document(app.router))
     if watch.cors is not None:
         app.middlewares.append(watch.cors.preflights({route.method for route in app.router.routes()}))
     return app
@@ -105,6 +111,10 @@ def _long_way(chat: Chat) -> Handler:
 async def _alive(request: web.Request) -> web.StreamResponse:
     """Liveness: the process answers."""
     return web.json_response({"status": "ok"})
+
+
+async def _description(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=request.app[DESCRIPTION], content_type="application/json")
 
 
 def _readiness(channel: grpc.aio.Channel, watch: Watch) -> Handler:

@@ -21,6 +21,8 @@ _LOGGER = logging.getLogger(__name__)
 DOMAIN = "worldrouter"
 DETAILS_KEY = "grpc-status-details-bin"
 REQUEST_ID = "x-request-id"
+RETRIED = frozenset({429, 503})
+"""Statuses that always say after how long to try again: 1 s when nobody knows better."""
 _CALLER, _SERVER = "invalid_request_error", "server_error"
 
 REASONS: Mapping[str, tuple[int, str, str]] = {
@@ -147,7 +149,7 @@ class Problems:
         request_id = request_id or self.mint_id()
         if status == 500:
             message = self._bland(request_id)
-        return Problem(status, kind, code, message, request_id, retry_after_s=1 if status == 503 else None)
+        return Problem(status, kind, code, message, request_id, retry_after_s=1 if status in RETRIED else None)
 
     def _of_call(self, error: grpc.aio.AioRpcError, request_id: str) -> Problem:
         info, retry_after_s = _details(error)
@@ -161,7 +163,7 @@ class Problems:
         if info is None:
             fields = {"request_id": request_id, "status": status, "grpc": error.code().name}
             _LOGGER.warning("call of request %s failed: %s", request_id, error.details(), extra=fields)
-        if retry_after_s is None and status in (429, 503):
+        if retry_after_s is None and status in RETRIED:
             retry_after_s = 1
         code, param = extra.pop("code", "") or code, extra.pop("param", "") or None
         return Problem(status, kind, code, message or code, request_id, param, retry_after_s, extra)

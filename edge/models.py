@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Literal
 
 import grpc
 import msgspec
@@ -24,28 +24,56 @@ def usd(pico_usd: int) -> str:
     return f"{whole}.{rest:012d}".rstrip("0").rstrip(".")
 
 
-def pricing(price: types_pb2.Price) -> dict[str, str]:
-    """US dollars per token."""
-    return {
-        "prompt": usd(price.input_pico_usd_per_token),
-        "completion": usd(price.output_pico_usd_per_token),
-        "input_cache_read": usd(price.cache_read_pico_usd_per_token),
-        "input_cache_write": usd(price.cache_write_pico_usd_per_token),
-    }
+class Pricing(msgspec.Struct):
+    """US dollars per token, as decimals in text."""
+
+    prompt: str
+    completion: str
+    input_cache_read: str
+    input_cache_write: str
 
 
-def model_object(model: routing_pb2.Model) -> dict[str, object]:
+class ModelObject(msgspec.Struct):
     """OpenAI's model object, and name, lengths in tokens (null: not known) and pricing."""
-    return {
-        "id": model.id,
-        "object": "model",
-        "created": model.create_time.seconds,
-        "owned_by": model.owned_by,
-        "name": model.display_name or model.id,
-        "context_length": model.context_token_count or None,
-        "max_output_tokens": model.max_output_token_count or None,
-        "pricing": pricing(model.price),
-    }
+
+    id: str
+    created: int
+    owned_by: str
+    name: str
+    context_length: int | None
+    max_output_tokens: int | None
+    pricing: Pricing
+    object: Literal["model"] = "model"
+
+
+class ModelList(msgspec.Struct):
+    """OpenAI's list of models."""
+
+    data: list[ModelObject]
+    object: Literal["list"] = "list"
+
+
+def pricing(price: types_pb2.Price) -> Pricing:
+    """A price as the API shows it."""
+    return Pricing(
+        prompt=usd(price.input_pico_usd_per_token),
+        completion=usd(price.output_pico_usd_per_token),
+        input_cache_read=usd(price.cache_read_pico_usd_per_token),
+        input_cache_write=usd(price.cache_write_pico_usd_per_token),
+    )
+
+
+def model_object(model: routing_pb2.Model) -> ModelObject:
+    """A model as the API shows it."""
+    return ModelObject(
+        id=model.id,
+        created=model.create_time.seconds,
+        owned_by=model.owned_by,
+        name=model.display_name or model.id,
+        context_length=model.context_token_count or None,
+        max_output_tokens=model.max_output_token_count or None,
+        pricing=pricing(model.price),
+    )
 
 
 class Models:
@@ -56,7 +84,7 @@ class Models:
 
     async def list(self, request: web.Request, connection: Connection) -> web.StreamResponse:
         """All models that the key may see."""
-        data: list[dict[str, object]] = []
+        data: list[ModelObject] = []
         page_token = ""
         while True:
             asked = routing_pb2.ListModelsRequest(page_size=PAGE_SIZE, page_token=page_token)
@@ -65,7 +93,7 @@ class Models:
             data.extend(map(model_object, page.models))
             page_token = page.next_page_token
             if not page_token:
-                return await _json({"object": "list", "data": data}, call)
+                return await _json(ModelList(data), call)
 
     async def get(self, request: web.Request, connection: Connection) -> web.StreamResponse:
         """One model."""
@@ -74,6 +102,6 @@ class Models:
         return await _json(model_object(await whole_answer(connection, call)), call)
 
 
-async def _json(content: Mapping[str, object], call: grpc.aio.Call) -> web.Response:
+async def _json(content: msgspec.Struct, call: grpc.aio.Call) -> web.Response:
     headers = answer_headers({"Content-Type": "application/json"}, await call.initial_metadata(), None)
     return web.Response(body=msgspec.json.encode(content), headers=headers)
