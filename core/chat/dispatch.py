@@ -103,7 +103,10 @@ class Dispatch:
                     raise
                 failure = error
                 self._taken = False  # what failed is free
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # its traceback holds this frame, and megabytes of the answer in others: a cycle
 
     async def _call(self, endpoint: Endpoint) -> None:
         if self._error is not None:

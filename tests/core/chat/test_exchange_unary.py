@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import json
+import weakref
 from typing import Any
 
 import msgspec
@@ -416,3 +419,24 @@ async def test_what_was_learned_of_a_model_sizes_its_next_hold(router: Any) -> N
     long = [{"role": "user", "content": "words " * 500}]
     await router.unary({"messages": long, "script": {"usage": usage_of(600, 3)}})
     assert router.pipeline.ratios.of("m").mean_input != before
+
+
+async def test_an_answer_that_failed_is_let_go_of_at_once(router: Any) -> None:
+    """What came of it, megabytes perhaps, does not wait for the garbage collector, which counts objects, not bytes."""
+    router.scripted("p1", raw_body='{"choices":[]}')
+    failed = []
+
+    async def fail() -> None:
+        with router.open({}, stream=False) as exchange:
+            failed.append(weakref.ref(exchange))
+            await exchange.admit()
+            await exchange.complete()
+
+    gc.disable()
+    try:
+        with contextlib.suppress(errors.UpstreamFailed):
+            await fail()
+        await router.settled()
+        assert failed[0]() is None
+    finally:
+        gc.enable()
