@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -106,7 +105,7 @@ def document(router: web.UrlDispatcher) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "WorldRouter",
-            "version": importlib.metadata.version("worldrouter"),
+            "version": "1",
             "description": "One API key and one OpenAI-compatible endpoint in front of many model providers.",
             "license": {"name": "Apache 2.0", "identifier": "Apache-2.0"},
         },

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "scripts" / "requirements"
-LOCKS = ["runtime", "dev", "build", "model", "suites", "suites-older"]
+LOCKS = ["runtime", "dev", "build", "model", "suites", "suites-older", "suites-fuzz"]
 
 
 def names(text: str) -> set[str]:
