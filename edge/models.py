@@ -33,24 +33,24 @@ class Pricing(msgspec.Struct):
     input_cache_write: str
 
 
-class ModelObject(msgspec.Struct):
+class ModelObject(msgspec.Struct, kw_only=True):
     """OpenAI's model object, and name, lengths in tokens (null: not known) and pricing."""
 
     id: str
+    object: Literal["model"] = "model"
     created: int
     owned_by: str
     name: str
     context_length: int | None
     max_output_tokens: int | None
     pricing: Pricing
-    object: Literal["model"] = "model"
 
 
-class ModelList(msgspec.Struct):
+class ModelList(msgspec.Struct, kw_only=True):
     """OpenAI's list of models."""
 
-    data: list[ModelObject]
     object: Literal["list"] = "list"
+    data: list[ModelObject]
 
 
 def pricing(price: types_pb2.Price) -> Pricing:
@@ -93,7 +93,7 @@ class Models:
             data.extend(map(model_object, page.models))
             page_token = page.next_page_token
             if not page_token:
-                return await _json(ModelList(data), call)
+                return await _json(ModelList(data=data), call)
 
     async def get(self, request: web.Request, connection: Connection) -> web.StreamResponse:
         """One model."""
