@@ -33,7 +33,7 @@ def test_schemathesis(tmp_path: Path, record_property: Callable[[str, object], N
         done = subprocess.run(
             [
                 *(command, "--no-color", "run", f"{router.http}/openapi.json", "--checks", "all"),
-                *("-n", str(CASES // 2), "--seed", "1", "--continue-on-failure"),
+                *("-n", str(CASES // 4), "--seed", "1", "--continue-on-failure"),
                 *("-H", f"Authorization: Bearer {router.account(usd=10).key}"),
             ],
             env={**os.environ, "SCHEMATHESIS_HOOKS": "fuzz_hooks", "PYTHONPATH": str(HERE / "cases")},
