@@ -368,8 +368,8 @@ class Escrow:
 
     async def _close(self, account: _Account) -> None:
         lease = account.lease
-        if lease is None:
-            return
+        if lease is None or lease.held or lease.unsettled:
+            return  # it has come into use since this was decided
         # First, so that nobody takes a hold on it meanwhile. It does not come back when the store fails: it may be
         # closed all the same. If it is not, it is one of those that nobody knows, and `renew` closes it.
         account.lease = None

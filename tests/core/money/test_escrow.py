@@ -290,6 +290,21 @@ async def test_what_a_long_stream_holds_stays(escrow: Escrow, store: Any, fund: 
     await store.settled(escrow, hold, charge, "r")
 
 
+async def test_a_hold_taken_just_before_an_idle_lease_is_closed_keeps_it(
+    escrow: Escrow, store: Any, fund: Fund, clock: Any, rows: Rows
+) -> None:
+    """Between the decision to close it and the closing a request may have come: its money must not go back."""
+    await fund("a", 100 * USD)
+    escrow.release(await escrow.hold("a", 5))
+    clock.now_s += 3
+    escrow.give_back_idle()
+    hold = escrow.try_hold("a", 5)
+    assert hold is not None
+    await store.still()
+    assert rows("SELECT state FROM leases") == [("active",)]
+    escrow.release(hold)
+
+
 async def test_a_charge_under_way_keeps_its_lease(
     escrow: Escrow, store: Any, fund: Fund, clock: Any, rows: Rows
 ) -> None:
