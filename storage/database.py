@@ -66,6 +66,7 @@ class Database(ABC):
         self._reading = asyncio.Semaphore(reader_count)
         # Lists get half of the readers, so that no caller's lists keep the keys' poll or a balance waiting.
         self._listing = asyncio.Semaphore(max(reader_count // 2, 1))
+        self._auditing = asyncio.Semaphore(1)
         self._jitter = jitter
         self._running: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
@@ -86,6 +87,19 @@ class Database(ABC):
     async def settle(self, batch: Sequence[Settlement]) -> None:
         """Commit a batch in one transaction. Rows that no database can keep are made to fit rather than fail the
         others for ever. One call at a time."""
+
+    @abstractmethod
+    def snapshot_engine(self) -> AsyncEngine:
+        """The engine of a connection that only reads, whose transaction sees one moment and may take long."""
+
+    @abstractmethod
+    def settled_before_us(self) -> ColumnElement[int]:
+        """A time for `ledger.created_us`: no transaction that runs now, or begins later, will commit an entry of a
+        smaller id than one that is visible now and was made before it."""
+
+    @abstractmethod
+    async def lock_chain(self, connection: AsyncConnection) -> bool:
+        """Keep others from chaining until the transaction ends; False, at once, when somebody else does so."""
 
     async def release(self) -> None:
         """Close the pools, when nothing runs any more. Readers go first: the last connection is the writer's."""
@@ -116,6 +130,21 @@ class Database(ABC):
         """The rows of a SELECT that may be long."""
         async with self._listing:
             return await self.rows(statement)
+
+    async def snapshot(self, work: Work[T]) -> T:
+        """Run `work`, SELECTs that see one moment and may take long, on a connection of its own; one at a time."""
+
+        async def once() -> T:
+            engine = self.snapshot_engine()
+            try:
+                async with engine.connect() as connection, connection.begin():
+                    return await work(connection)
+            except self.failures as error:
+                raise self.translate(error) from error
+            finally:
+                await engine.dispose()
+
+        return await self._detached(self._auditing, once)
 
     async def write(self, work: Work[T]) -> T:
         """Run `work` in one transaction and commit it. `work` may run again when nothing was changed."""

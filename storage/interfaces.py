@@ -15,9 +15,13 @@ from storage.records import (
     Account,
     AccountKind,
     ApiKey,
+    AuditReport,
     Balance,
+    ChainedEntry,
+    Deviation,
     Lease,
     LedgerEntry,
+    LedgerSnapshot,
     NewApiKey,
     Price,
     SecretHash,
@@ -199,7 +203,35 @@ class LeaseStore(Protocol):
         ...
 
 
-class Store(AccountStore, KeyStore, LedgerStore, LeaseStore, Protocol):
+class AuditStore(Protocol):
+    """Proof that the ledger is whole and that the accounts are what it says. Nothing here repairs anything."""
+
+    async def chain(self) -> int:
+        """Append entries that are in no chain yet to those of their accounts, a few hundred at most; how many.
+
+        0 when there are none, and when another core is at it. Safe to repeat.
+        """
+        ...
+
+    async def unbalanced(self) -> list[Deviation]:
+        """What does not add up now, of accounts and active leases: counted from the sums of the chained entries
+        and the entries after them, so that it takes as long as there are accounts."""
+        ...
+
+    async def audit(self) -> AuditReport:
+        """Everything counted anew in one snapshot, and every chain followed; takes as long as the ledger is."""
+        ...
+
+    async def ledger_snapshot(self, unchained_limit: int) -> LedgerSnapshot:
+        """What an export begins with; of unchained entries the first `unchained_limit`, by id."""
+        ...
+
+    async def chained_entries(self, *, after: tuple[str, int], limit: int) -> list[ChainedEntry]:
+        """Chained entries by account and position, `after` being those of the last one seen; ("", 0) at first."""
+        ...
+
+
+class Store(AccountStore, KeyStore, LedgerStore, LeaseStore, AuditStore, Protocol):
     """All of it, over one database."""
 
     async def ping(self) -> None:

@@ -50,6 +50,17 @@ older than the last migration; SQLAlchemy forgets it."""
 _MIGRATION_LOCK = 0x776C726F75746572
 """Key of the advisory lock that lets one migration run at a time: "wlrouter" in ASCII."""
 
+_CHAIN_LOCK = 0x776C72636861696E
+"""Key of the advisory lock that lets one core chain the ledger at a time: "wlrchain" in ASCII."""
+_LONGEST_TRANSACTION = "interval '60 seconds'"
+"""More than a transaction can last that inserts entries: its statements and its idle moments are limited above."""
+_SETTLED_BEFORE = f"""least(now(), (
+    SELECT min(xact_start) FROM pg_stat_activity
+    WHERE datname = current_database() AND backend_xid IS NOT NULL AND pid <> pg_backend_pid()
+)) - {_LONGEST_TRANSACTION}"""
+"""An entry that is visible took its id before its commit, at most that long after its transaction began: whoever
+took a smaller id had begun by then, and none that had runs any more."""
+
 
 def reader_engine(url: URL) -> AsyncEngine:
     """The engine of connections that only read; every SELECT is a transaction of its own."""
@@ -57,8 +68,10 @@ def reader_engine(url: URL) -> AsyncEngine:
     return _engine(url, READER_COUNT, settings, isolation_level="AUTOCOMMIT")
 
 
-def _engine(url: URL, size: int, settings: dict[str, str], **options: Any) -> AsyncEngine:
-    limits = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": STATEMENT_TIMEOUT_S}
+def _engine(
+    url: URL, size: int, settings: dict[str, str], *, statement_s: float | None = STATEMENT_TIMEOUT_S, **options: Any
+) -> AsyncEngine:
+    limits = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": statement_s}
     return create_async_engine(
         url,
         pool_size=size,
@@ -88,6 +101,7 @@ class PostgresDatabase(Database):
 
     def __init__(self, url: URL, *, jitter: Callable[[], float]) -> None:
         """Connects when first used."""
+        self._url = url
         super().__init__(
             # One more than transactions take: it belongs to settling.
             _engine(url, WRITER_COUNT + 1, _SETTINGS),
@@ -105,7 +119,17 @@ class PostgresDatabase(Database):
 
     def now_us(self) -> ColumnElement[int]:
         # The start of the transaction: waiting for a lock makes no lease look older.
-        return cast(extract("epoch", func.now()) * literal_column("1000000"), BigInteger)
+        return _microseconds(func.now())
+
+    def snapshot_engine(self) -> AsyncEngine:
+        settings = {**_SETTINGS, "default_transaction_read_only": "on"}
+        return _engine(self._url, 1, settings, statement_s=None, isolation_level="REPEATABLE READ")
+
+    def settled_before_us(self) -> ColumnElement[int]:
+        return _microseconds(literal_column(f"({_SETTLED_BEFORE})"))
+
+    async def lock_chain(self, connection: AsyncConnection) -> bool:
+        return bool(await connection.scalar(select(func.pg_try_advisory_xact_lock(_CHAIN_LOCK))))
 
     def translate(self, error: Exception) -> StoreError:
         cause = (error.orig if isinstance(error, DBAPIError) else error) or error
@@ -152,6 +176,11 @@ class PostgresDatabase(Database):
         if settler is not None:
             await settler.invalidate()
             await settler.close()
+
+
+def _microseconds(time: ColumnElement[Any]) -> ColumnElement[int]:
+    """A time in microseconds since the Unix epoch."""
+    return cast(extract("epoch", time) * literal_column("1000000"), BigInteger)
 
 
 def _by_sqlstate(sqlstate: str) -> type[StoreError]:

@@ -122,6 +122,10 @@ def _engine(url: URL, size: int, pragmas: Sequence[str]) -> AsyncEngine:
     return engine
 
 
+def _begin(connection: Any) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
 def _begin_immediate(connection: Any) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
@@ -161,6 +165,7 @@ class SqliteDatabase(Database):
         SchemaOutdated when there is no such file, StoreUnavailable when another process has it.
         """
         writers, readers = writer_engine(url), reader_engine(url)
+        self._url = url
         if not exists(url):
             raise SchemaOutdated(f"there is no database at {url.database}: run `worldrouter migrate`")
         self._lock = FileLock(url)
@@ -181,6 +186,17 @@ class SqliteDatabase(Database):
         cause = error.orig if isinstance(error, DBAPIError) else error
         meaning = Refused if isinstance(cause, _REFUSALS) else StoreUnavailable
         return meaning(f"SQLite failed: {cause}")
+
+    def snapshot_engine(self) -> AsyncEngine:
+        engine = _engine(self._url, 1, _READER_PRAGMAS)
+        event.listen(engine.sync_engine, "begin", _begin)
+        return engine
+
+    def settled_before_us(self) -> ColumnElement[int]:
+        return literal(2**63 - 1, BIGINT)  # one writer: ids ascend in commit order
+
+    async def lock_chain(self, connection: AsyncConnection) -> bool:
+        return True
 
     async def settle(self, batch: Sequence[Settlement]) -> None:
         try:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from sqlalchemy import select
 
 from storage.accounts import SqlAccounts
+from storage.auditing import SqlAudits
 from storage.database import Database
 from storage.interfaces import Store
 from storage.keys import SqlKeys
@@ -25,7 +26,7 @@ def wall_clock_us() -> int:
     return time.time_ns() // 1000
 
 
-class SqlStore(SqlAccounts, SqlKeys, SqlLedger, SqlLeases):
+class SqlStore(SqlAccounts, SqlKeys, SqlLedger, SqlLeases, SqlAudits):
     """`Store` over SQLite or PostgreSQL."""
 
     async def ping(self) -> None:

@@ -177,6 +177,36 @@ revisions = Table(
 API_KEY_REVISION = "api_keys"
 """Name of the counter that `api_keys.seq` comes from."""
 
+CHAIN_REVISION = "ledger_chain"
+"""Name of the counter below which the ledger is chained: every entry of an id up to it, and none comes later."""
+
+# The ledger's hash chain, one per account: see `storage.chain`. Apart from the ledger, so that whoever settles
+# writes nothing of it. Unique both ways: two writers that chain the same entry or position fail.
+ledger_chain = Table(
+    "ledger_chain",
+    metadata,
+    Column("ledger_id", BIGINT, primary_key=True, autoincrement=False),
+    Column("account_id", Text, nullable=False),
+    Column("position", BIGINT, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    UniqueConstraint("account_id", "position", name="uq_ledger_chain_position"),
+    CheckConstraint("position >= 1", name="ck_ledger_chain_position"),
+    sqlite_strict=True,
+)
+
+# What the chained entries come to: the end of an account's chain (position 0 where it has none of its own), and
+# the sums of all chained entries that debit or credit the account, whichever chain they are in.
+ledger_heads = Table(
+    "ledger_heads",
+    metadata,
+    Column("account_id", Text, primary_key=True),
+    Column("position", BIGINT, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("debits", BIGINT, nullable=False),
+    Column("credits", BIGINT, nullable=False),
+    sqlite_strict=True,
+)
+
 idempotency = Table(
     "idempotency",
     metadata,

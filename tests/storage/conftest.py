@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ USD = 1_000_000_000
 
 EMPTY = """
     SET session_replication_role = replica;  -- no triggers, no foreign keys
-    DELETE FROM ledger; DELETE FROM leases; DELETE FROM cores; DELETE FROM accounts WHERE kind <> 'house';
+    DELETE FROM ledger; DELETE FROM ledger_chain; DELETE FROM ledger_heads; DELETE FROM leases; DELETE FROM cores;
+    DELETE FROM accounts WHERE kind <> 'house'; UPDATE accounts SET available = 0;
     DELETE FROM prices; DELETE FROM api_keys; DELETE FROM idempotency; UPDATE revisions SET value = 0;
 """
 
@@ -78,6 +80,21 @@ async def store(database_url: str) -> AsyncIterator[Store]:
 
 
 @pytest.fixture
+async def another_store(database_url: str, store: Store) -> AsyncIterator[Callable[[], Awaitable[Store]]]:
+    """A function that opens another store on `database_url`, as another core does; on SQLite there is but one."""
+    async with AsyncExitStack() as stack:
+
+        async def start() -> Store:
+            if database_url.startswith("sqlite"):
+                return store
+            opened = await open_store(database_url)
+            stack.push_async_callback(opened.close)
+            return opened
+
+        yield start
+
+
+@pytest.fixture
 def query(database_url: str) -> Query:
     """A function that runs SQL on a connection of its own and commits it."""
 
@@ -86,6 +103,25 @@ def query(database_url: str) -> Query:
         async with engine.begin() as connection:
             result = await connection.execute(text(sql))
             return result.all() if result.returns_rows else []
+
+    return run
+
+
+@pytest.fixture
+def tamper(database_url: str) -> Callable[..., Awaitable[None]]:
+    """A function that runs statements past the triggers, as somebody may who owns the database."""
+
+    async def run(*statements: str) -> None:
+        engine = create_async_engine(database_url, poolclass=NullPool)
+        async with engine.begin() as connection:
+            if database_url.startswith("postgresql"):
+                await connection.execute(text("SET LOCAL session_replication_role = replica"))
+            else:
+                for trigger in ("no_update", "no_delete"):
+                    for table in ("ledger", "ledger_chain"):
+                        await connection.execute(text(f"DROP TRIGGER IF EXISTS {table}_{trigger}"))
+            for statement in statements:
+                await connection.execute(text(statement))
 
     return run
 

@@ -1,0 +1,208 @@
+"""Proof that accounts, leases, ledger and chain agree: in short each minute, in full by command; and the export."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import BigInteger, ColumnElement, cast, exists, func, or_, select, tuple_, union_all
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from storage.audit_walk import LISTED_LIMIT, AccountRow, Place, Walk, account_deviations
+from storage.chain import CONTENT_FIELDS, CREDIT, DEBIT, Head, content_of, owner_of
+from storage.chaining import CHAINED_BELOW, CONTENT_COLUMNS, SqlChain, unchained
+from storage.database import AnySelect
+from storage.records import AccountState, AuditReport, ChainedEntry, Deviation, LedgerSnapshot
+from storage.tables import accounts, leases, ledger, ledger_chain, ledger_heads, prices
+
+PAGE_ROWS = 1_000
+"""Entries read at a time: hashing them takes a few milliseconds, in which nothing else runs."""
+
+_WIDTH = len(CONTENT_FIELDS)
+
+
+class SqlAudits(SqlChain):
+    """`AuditStore` over a database."""
+
+    async def unbalanced(self) -> list[Deviation]:
+        """What does not add up now, of accounts and active leases: counted from the sums of the chained entries
+        and the entries after them, so that it takes as long as there are accounts."""
+        # Read apart: it only grows, and an older one is as right.
+        [[below]] = await self._db.rows(CHAINED_BELOW)
+        found: list[Deviation] = []
+        for *account, net in await self._db.listed(_unbalanced(below)):
+            found += account_deviations(AccountRow(*account), net)
+        found += map(_lease_bounds, await self._db.listed(_out_of_bounds(leases.c.state == "active")))
+        return found
+
+    async def audit(self) -> AuditReport:
+        """Everything counted anew in one snapshot, and every chain followed; takes as long as the ledger is."""
+        audit = _Audit()
+        try:
+            return await self._db.snapshot(audit.run)
+        except asyncio.CancelledError:
+            audit.abandoned = True
+            raise
+
+    async def ledger_snapshot(self, unchained_limit: int) -> LedgerSnapshot:
+        """What an export begins with; of unchained entries the first `unchained_limit`, by id."""
+
+        async def work(connection: AsyncConnection) -> LedgerSnapshot:
+            known = {account.id: account for account in await _accounts(connection)}
+            heads = await _heads(connection)
+            below = await _chained_below(connection)
+            fresh = select(*CONTENT_COLUMNS).where(unchained(below)).order_by(ledger.c.id).limit(unchained_limit)
+            return LedgerSnapshot(
+                [_state(id_, known.get(id_), heads.get(id_, Head())) for id_ in sorted(known.keys() | heads.keys())],
+                [
+                    ChainedEntry(owner_of(row[DEBIT], row[CREDIT]), 0, b"", content_of(tuple(row)).decode())
+                    for row in await connection.execute(fresh)
+                ],
+            )
+
+        return await self._db.snapshot(work)
+
+    async def chained_entries(self, *, after: tuple[str, int], limit: int) -> list[ChainedEntry]:
+        """Chained entries by account and position, `after` being those of the last one seen; ("", 0) at first."""
+        place = (ledger_chain.c.account_id, ledger_chain.c.position)
+        page = select(*place, ledger_chain.c.hash, *CONTENT_COLUMNS).join(
+            ledger, ledger.c.id == ledger_chain.c.ledger_id
+        )
+        statement = page.where(tuple_(*place) > after).order_by(*place).limit(limit)
+        return [
+            ChainedEntry(account_id, position, hashed, content_of(content).decode())
+            for account_id, position, hashed, *content in await self._db.listed(statement)
+        ]
+
+
+class _Audit:
+    """One full audit. `abandoned` when nobody waits for it any more."""
+
+    def __init__(self) -> None:
+        self.abandoned = False
+
+    async def run(self, connection: AsyncConnection) -> AuditReport:
+        """All of it, over one snapshot."""
+        known = await _accounts(connection)
+        price_ids = frozenset((await connection.execute(select(prices.c.id))).scalars())
+        walk = Walk({account.id for account in known}, price_ids, await _chained_below(connection))
+        await self._entries(connection, walk)
+        walk.finish(await _heads(connection))
+        for account in known:
+            for deviation in account_deviations(account, walk.net(account.id)):
+                walk.findings.add(deviation)
+        await _missing(connection, walk)
+        await _leases(connection, walk)
+        return walk.report()
+
+    async def _entries(self, connection: AsyncConnection, walk: Walk) -> None:
+        last_id = -(2**63)
+        while True:
+            page = (await connection.execute(_page(last_id))).all()
+            for row in page:
+                account_id, position, hashed = row[_WIDTH:]
+                walk.entry(row[:_WIDTH], None if position is None else Place(account_id, position, hashed))
+            if len(page) < PAGE_ROWS:
+                return
+            if self.abandoned:
+                raise asyncio.CancelledError
+            last_id = page[-1][0]
+
+
+def _page(last_id: int) -> AnySelect:
+    place = (ledger_chain.c.account_id, ledger_chain.c.position, ledger_chain.c.hash)
+    both = ledger.outerjoin(ledger_chain, ledger_chain.c.ledger_id == ledger.c.id)
+    rows = select(*CONTENT_COLUMNS, *place).select_from(both).where(ledger.c.id > last_id)
+    return rows.order_by(ledger.c.id).limit(PAGE_ROWS)
+
+
+async def _chained_below(connection: AsyncConnection) -> int:
+    return int((await connection.execute(CHAINED_BELOW)).scalar_one())
+
+
+async def _accounts(connection: AsyncConnection) -> list[AccountRow]:
+    held = _held()
+    statement = select(*_account_columns(held)).outerjoin(held, held.c.account_id == accounts.c.id)
+    return [AccountRow(*row) for row in await connection.execute(statement.order_by(accounts.c.id))]
+
+
+async def _heads(connection: AsyncConnection) -> dict[str, Head]:
+    return {id_: Head(*rest) for id_, *rest in await connection.execute(select(ledger_heads))}
+
+
+async def _missing(connection: AsyncConnection, walk: Walk) -> None:
+    """Name what is in the chain and not in the ledger, then positions of which the chain knows nothing either."""
+    links = await connection.scalar(select(func.count()).select_from(ledger_chain))
+    if links != walk.chained_count:
+        there = exists().where(ledger.c.id == ledger_chain.c.ledger_id)
+        place = (ledger_chain.c.account_id, ledger_chain.c.position)
+        dropped = select(*place, ledger_chain.c.ledger_id).where(~there).order_by(*place).limit(LISTED_LIMIT)
+        for account_id, position, ledger_id in await connection.execute(dropped):
+            walk.missing.discard((account_id, position))
+            walk.findings.add(Deviation("chain_missing", account_id, str(ledger_id), "in the ledger", "not there"))
+    for account_id, position in sorted(walk.missing):
+        walk.findings.add(Deviation("chain_missing", account_id, "", f"position {position}", "not there"))
+
+
+async def _leases(connection: AsyncConnection, walk: Walk) -> None:
+    for row in await connection.execute(_out_of_bounds()):
+        walk.findings.add(_lease_bounds(row))
+    own = select(ledger.c.lease_id, _total(ledger.c.amount).label("charged")).where(ledger.c.lease_id.is_not(None))
+    charges = own.group_by(ledger.c.lease_id).subquery()
+    charged = func.coalesce(charges.c.charged, 0)
+    spent = select(leases.c.account_id, leases.c.id, charged, leases.c.spent)
+    both = spent.select_from(leases.outerjoin(charges, charges.c.lease_id == leases.c.id))
+    for account_id, lease_id, most, found in await connection.execute(both.where(leases.c.spent > charged)):
+        walk.findings.add(Deviation("lease_spent", account_id, lease_id, f"{most} at most", str(found)))
+
+
+def _unbalanced(below: int) -> AnySelect:
+    """Accounts that do not add up, as the columns of `AccountRow` and credits less debits."""
+    fresh = select(ledger.c.debit_account, ledger.c.credit_account, ledger.c.amount).where(unchained(below)).cte()
+    moves = union_all(
+        select(ledger_heads.c.account_id, (ledger_heads.c.credits - ledger_heads.c.debits).label("amount")),
+        select(fresh.c.debit_account, -fresh.c.amount),
+        select(fresh.c.credit_account, fresh.c.amount),
+    ).subquery()
+    nets = select(moves.c.account_id, _total(moves.c.amount).label("net")).group_by(moves.c.account_id).subquery()
+    held = _held()
+    columns, net = _account_columns(held), func.coalesce(nets.c.net, 0)
+    has = accounts.c.available + columns[-1]
+    house = (accounts.c.kind == "house") & or_(accounts.c.available != 0, columns[-1] != 0)
+    other = (accounts.c.kind != "house") & or_(has != net, accounts.c.available < -accounts.c.credit_limit)
+    both = accounts.outerjoin(held, held.c.account_id == accounts.c.id)
+    every = both.outerjoin(nets, nets.c.account_id == accounts.c.id)
+    return select(*columns, net).select_from(every).where(or_(house, other)).order_by(accounts.c.id)
+
+
+def _account_columns(held: Any) -> Sequence[ColumnElement[Any]]:
+    free = func.coalesce(held.c.free, 0)
+    return (accounts.c.id, accounts.c.kind, accounts.c.available, accounts.c.credit_limit, free)
+
+
+def _held() -> Any:
+    free = _total(leases.c.granted - leases.c.spent).label("free")
+    active = select(leases.c.account_id, free).where(leases.c.state == "active")
+    return active.group_by(leases.c.account_id).subquery()
+
+
+def _out_of_bounds(*which: ColumnElement[bool]) -> AnySelect:
+    wrong = or_(leases.c.spent < 0, leases.c.spent > leases.c.granted)
+    return select(leases.c.account_id, leases.c.id, leases.c.granted, leases.c.spent).where(wrong, *which)
+
+
+def _lease_bounds(row: Sequence[Any]) -> Deviation:
+    account_id, lease_id, granted, spent = row
+    return Deviation("lease_bounds", account_id, lease_id, f"0 to {granted}", str(spent))
+
+
+def _state(id_: str, account: AccountRow | None, head: Head) -> AccountState:
+    if account is None:
+        return AccountState(id_, "", 0, 0, head.position, head.hash)
+    return AccountState(id_, account.kind, account.available, account.held, head.position, head.hash)
+
+
+def _total(column: ColumnElement[int]) -> ColumnElement[int]:
+    # PostgreSQL sums BIGINT into NUMERIC.
+    return cast(func.coalesce(func.sum(column), 0), BigInteger)
