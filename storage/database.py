@@ -93,13 +93,8 @@ class Database(ABC):
         """The engine of a connection that only reads, whose transaction sees one moment and may take long."""
 
     @abstractmethod
-    def settled_before_us(self) -> ColumnElement[int]:
-        """A time for `ledger.created_us`: no transaction that runs now, or begins later, will commit an entry of a
-        smaller id than one that is visible now and was made before it."""
-
-    @abstractmethod
-    async def lock_chain(self, connection: AsyncConnection) -> bool:
-        """Keep others from chaining until the transaction ends; False, at once, when somebody else does so."""
+    async def chain_once(self, connection: AsyncConnection, limit: int) -> int:
+        """Chain the next entries of the ledger, `limit` at most, in a transaction that is open; how many."""
 
     async def release(self) -> None:
         """Close the pools, when nothing runs any more. Readers go first: the last connection is the writer's."""

@@ -207,9 +207,9 @@ class AuditStore(Protocol):
     """Proof that the ledger is whole and that the accounts are what it says. Nothing here repairs anything."""
 
     async def chain(self) -> int:
-        """Append entries that are in no chain yet to those of their accounts, a few hundred at most; how many.
+        """Append all entries that are in no chain yet to those of their accounts; how many.
 
-        0 when there are none, and when another core is at it. Safe to repeat.
+        In small transactions: who is cancelled has lost nothing. Less when another core is at it. Safe to repeat.
         """
         ...
 

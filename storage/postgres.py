@@ -23,6 +23,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from storage import postgres_chain
 from storage.database import Conflict, ConnectionLost, Database, Refused
 from storage.interfaces import CommitUnknown, StoreError, StoreUnavailable
 from storage.postgres_settle import DRIVER_FAILURES, SettleTransaction
@@ -49,17 +50,6 @@ plain duplicate never gets here: those statements say ON CONFLICT. feature_not_s
 older than the last migration; SQLAlchemy forgets it."""
 _MIGRATION_LOCK = 0x776C726F75746572
 """Key of the advisory lock that lets one migration run at a time: "wlrouter" in ASCII."""
-
-_CHAIN_LOCK = 0x776C72636861696E
-"""Key of the advisory lock that lets one core chain the ledger at a time: "wlrchain" in ASCII."""
-_LONGEST_TRANSACTION = "interval '60 seconds'"
-"""More than a transaction can last that inserts entries: its statements and its idle moments are limited above."""
-_SETTLED_BEFORE = f"""least(now(), (
-    SELECT min(xact_start) FROM pg_stat_activity
-    WHERE datname = current_database() AND backend_xid IS NOT NULL AND pid <> pg_backend_pid()
-)) - {_LONGEST_TRANSACTION}"""
-"""An entry that is visible took its id before its commit, at most that long after its transaction began: whoever
-took a smaller id had begun by then, and none that had runs any more."""
 
 
 def reader_engine(url: URL) -> AsyncEngine:
@@ -119,17 +109,16 @@ class PostgresDatabase(Database):
 
     def now_us(self) -> ColumnElement[int]:
         # The start of the transaction: waiting for a lock makes no lease look older.
-        return _microseconds(func.now())
+        return cast(extract("epoch", func.now()) * literal_column("1000000"), BigInteger)
 
     def snapshot_engine(self) -> AsyncEngine:
         settings = {**_SETTINGS, "default_transaction_read_only": "on"}
         return _engine(self._url, 1, settings, statement_s=None, isolation_level="REPEATABLE READ")
 
-    def settled_before_us(self) -> ColumnElement[int]:
-        return _microseconds(literal_column(f"({_SETTLED_BEFORE})"))
-
-    async def lock_chain(self, connection: AsyncConnection) -> bool:
-        return bool(await connection.scalar(select(func.pg_try_advisory_xact_lock(_CHAIN_LOCK))))
+    async def chain_once(self, connection: AsyncConnection, limit: int) -> int:
+        # The driver's transaction begins with the first statement that SQLAlchemy sends.
+        await connection.execute(select(1))
+        return await postgres_chain.chain((await connection.get_raw_connection()).driver_connection, limit)
 
     def translate(self, error: Exception) -> StoreError:
         cause = (error.orig if isinstance(error, DBAPIError) else error) or error
@@ -176,11 +165,6 @@ class PostgresDatabase(Database):
         if settler is not None:
             await settler.invalidate()
             await settler.close()
-
-
-def _microseconds(time: ColumnElement[Any]) -> ColumnElement[int]:
-    """A time in microseconds since the Unix epoch."""
-    return cast(extract("epoch", time) * literal_column("1000000"), BigInteger)
 
 
 def _by_sqlstate(sqlstate: str) -> type[StoreError]:

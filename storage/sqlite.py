@@ -21,6 +21,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from storage import sqlite_chain
 from storage.database import Database, Refused
 from storage.interfaces import CommitUnknown, SchemaOutdated, StoreError, StoreUnavailable
 from storage.records import Settlement
@@ -192,11 +193,9 @@ class SqliteDatabase(Database):
         event.listen(engine.sync_engine, "begin", _begin)
         return engine
 
-    def settled_before_us(self) -> ColumnElement[int]:
-        return literal(2**63 - 1, BIGINT)  # one writer: ids ascend in commit order
-
-    async def lock_chain(self, connection: AsyncConnection) -> bool:
-        return True
+    async def chain_once(self, connection: AsyncConnection, limit: int) -> int:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        return int(await driver._execute(sqlite_chain.chain, driver._conn, limit))  # see _settle_once
 
     async def settle(self, batch: Sequence[Settlement]) -> None:
         try:
