@@ -14,6 +14,7 @@ from core.chat.dispatch import TimeLimits
 from core.chat.pipeline import Pipeline
 from core.ids import IdSource
 from core.metrics import Metrics
+from core.money.auditor import Auditor
 from core.money.escrow import Escrow, EscrowSettings
 from core.money.ledger import LedgerWriter
 from core.money.ratios import TextRatios
@@ -65,11 +66,13 @@ class Engine:
             clock=time.monotonic,
             new_lease_id=lambda: "lease_" + ids.new(),
         )
+        self.auditor = Auditor(store, self.escrow, every_s=settings.money.audit_every_s, clock=time.monotonic)
         self.pipeline = self._make_pipeline(catalog, providers, observe, client_gone)
         metrics.watch(
             in_flight=lambda: self.pipeline.in_flight,
             queue=lambda: self.ledger.depth,
             held_nano_usd=lambda: self.escrow.held_nano_usd,
+            deviations=lambda: self.auditor.deviation_count,
         )
 
     def _make_pipeline(
@@ -111,6 +114,7 @@ class Engine:
         self.keep(self.ledger.run())
         self.keep(self.pipeline.sweep_forever())
         self.keep(self._maintain_leases())
+        self.keep(self.auditor.run())
 
     def keep(self, work: Coroutine[None, None, None]) -> None:
         """Run something until `stop`."""

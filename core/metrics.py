@@ -73,13 +73,19 @@ class Metrics(Collector):
         self._gauges: Mapping[str, tuple[str, Callable[[], int]]] = {}
 
     def watch(
-        self, *, in_flight: Callable[[], int], queue: Callable[[], int], held_nano_usd: Callable[[], int]
+        self,
+        *,
+        in_flight: Callable[[], int],
+        queue: Callable[[], int],
+        held_nano_usd: Callable[[], int],
+        deviations: Callable[[], int],
     ) -> None:
         """Read these when the metrics are scraped."""
         self._gauges = {
             "worldrouter_requests_in_flight": ("Chat requests that are running.", in_flight),
             "worldrouter_ledger_queue_rows": ("Settlements that are not committed yet.", queue),
             "worldrouter_held_nano_usd": ("Money held by running requests, in nanodollars.", held_nano_usd),
+            "worldrouter_core_audit_deviations": ("What did not add up at the last audit.", deviations),
         }
 
     def commit(self, rows: int, seconds: float) -> None:

@@ -26,6 +26,7 @@ from worldrouter.v1 import (
     account_pb2_grpc,
     auth_pb2_grpc,
     chat_pb2_grpc,
+    metering_pb2,
     metering_pb2_grpc,
     raw_chat_pb2_grpc,
     routing_pb2_grpc,
@@ -47,6 +48,7 @@ from core.process.listen import CannotListen, listen, make_server
 from core.process.logs import log_to
 from core.redaction import Redaction
 from core.services.accounts import AccountServicer
+from core.services.auditing import report_message
 from core.services.catalog import RoutingServicer
 from core.services.chat import CLIENT_GONE, ChatServicer, RawChatServicer
 from core.services.keys import AuthServicer
@@ -81,6 +83,15 @@ async def check_database(settings: Settings, home: Home) -> None:
     """StoreError unless a core can open the database: it answers, and its schema is this program's."""
     store = await open_store(database_url(settings, home))
     await store.close()
+
+
+async def audit_database(settings: Settings, home: Home) -> metering_pb2.AuditResponse:
+    """Audit a database that no core may have: on SQLite StoreError while one runs, as for `check_database`."""
+    store = await open_store(database_url(settings, home))
+    try:
+        return report_message(await store.audit())
+    finally:
+        await store.close()
 
 
 class CoreServer:
@@ -190,7 +201,7 @@ class CoreServer:
         )
         rules = TopUpRules(settings.money.min_top_up_nano_usd, settings.money.fee_basis_points)
         metering_pb2_grpc.add_MeteringServiceServicer_to_server(
-            MeteringServicer(store, store, ids, top_up_rules=rules), to
+            MeteringServicer(store, store, store, ids, top_up_rules=rules), to
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, to)
         reflecting = ReflectionServicer(guard.service_names)

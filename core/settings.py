@@ -88,6 +88,8 @@ class MoneySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     starting_balance_nano_usd: NanoUsd = 5_000_000_000
     chunk_nano_usd: SomeNanoUsd = 1_000_000_000
     lease_ttl_s: LeaseSeconds = 30.0
+    audit_every_s: Seconds = 60.0
+    """Between audits of what all accounts have; one that does not add up gets no leases until it does."""
 
 
 class EmbeddedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

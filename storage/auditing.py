@@ -54,6 +54,7 @@ class SqlAudits(SqlChain):
             below = await _chained_below(connection)
             fresh = select(*CONTENT_COLUMNS).where(unchained(below)).order_by(ledger.c.id).limit(unchained_limit)
             return LedgerSnapshot(
+                CONTENT_FIELDS,
                 [_state(id_, known.get(id_), heads.get(id_, Head())) for id_ in sorted(known.keys() | heads.keys())],
                 [
                     ChainedEntry(owner_of(row[DEBIT], row[CREDIT]), 0, b"", content_of(tuple(row)).decode())

@@ -6,6 +6,7 @@ the Unix epoch by the database's clock unless a field says otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -270,7 +271,11 @@ class ChainedEntry:
 
 @dataclass(frozen=True, slots=True)
 class LedgerSnapshot:
-    """What an export begins with, all of one moment: every account, and the entries that are not chained yet."""
+    """What an export begins with, all of one moment: every account, and the entries that are not chained yet.
 
+    `field_names` are those of the entries' content, in order.
+    """
+
+    field_names: Sequence[str]
     accounts: list[AccountState]
     unchained: list[ChainedEntry]

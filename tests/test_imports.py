@@ -24,6 +24,7 @@ PURE = frozenset(
         "core.chat.chunks",
         "core.chat.dispatch",
         "core.chat.envelope",
+        "core.money.auditor",
         "core.money.escrow",
         "core.chat.exchange",
         "core.money.ledger",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from core.cli import accounts, billing, catalog, chat, doctor, keys, launch, usage
+from core.cli import accounts, audit, billing, catalog, chat, doctor, keys, launch, usage
 from core.cli.options import connection_options
 from core.cli.session import Session
 from core.home import Home
@@ -55,6 +55,7 @@ for _command in (
     billing.balance,
     usage.usage,
     billing.ledger,
+    audit.audit,
 ):
     cli.add_command(_command)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 from worldrouter.v1 import metering_pb2
 
+from core.cli.audit import export
 from core.cli.client import CallFailed, collect
 from core.cli.money import UsdType, exact_usd, shown_usd
 from core.cli.options import account_option, client_command, json_option, limit_option
@@ -107,7 +108,7 @@ def balance(session: Session, account_id: str, as_json: bool) -> None:
     print_fields({"account": found.account_id, **shown})
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @account_option
 @limit_option
 @json_option
@@ -120,6 +121,8 @@ def ledger(session: Session, account_id: str, limit: int, as_json: bool) -> None
       worldrouter ledger
       worldrouter ledger --account acct_01k9 --json
     """
+    if click.get_current_context().invoked_subcommand is not None:
+        return
     with session.connect() as core:
 
         def page(size: int, token: str) -> tuple[list[metering_pb2.LedgerEntry], str]:
@@ -133,6 +136,9 @@ def ledger(session: Session, account_id: str, limit: int, as_json: bool) -> None
         return
     columns = ["ID", "TIME", "KIND", "FROM", "TO", "USD", "REF", "NOTE"]
     print_table(columns, [_entry_row(entry) for entry in found], right=["ID", "USD"])
+
+
+ledger.add_command(export)
 
 
 def _repeatable(error: CallFailed, key: str) -> click.ClickException:

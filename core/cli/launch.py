@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+from worldrouter.v1 import metering_pb2
 
 from core.cli.options import AnyFunction, Decorator, home_option
 from core.cli.output import one_line
@@ -25,7 +26,8 @@ def _port_option(name: str, default: str, what: str) -> Decorator:
     return click.option(name, type=PORT, metavar="PORT", help=f"Port of {what}.  [default: {default}]")
 
 
-def _config_option(command: AnyFunction) -> AnyFunction:
+def config_option(command: AnyFunction) -> AnyFunction:
+    """The option --config, a file that exists."""
     file = click.Path(path_type=Path, exists=True, dir_okay=False)
     return click.option("--config", type=file, metavar="FILE", help="Configuration file, worldrouter.toml.")(command)
 
@@ -55,7 +57,7 @@ admin_port_option = _port_option("--admin-port", "a free one", "/metrics")
     metavar="N",
     help="Processes that share the HTTP port; the gRPC ports count up. More than one need PostgreSQL.  [default: 1]",
 )
-@_config_option
+@config_option
 @home_option()
 @click.pass_obj
 def serve(
@@ -94,7 +96,7 @@ def serve(
 @_host_option("the gRPC API; other than loopback it needs TLS, a matter of the configuration")
 @grpc_port_option
 @admin_port_option
-@_config_option
+@config_option
 @home_option()
 @click.pass_obj
 def core(
@@ -127,7 +129,7 @@ def edge(session: Session, arguments: tuple[str, ...]) -> None:
 
 
 @click.command()
-@_config_option
+@config_option
 @home_option()
 @click.pass_obj
 def migrate(session: Session, config: Path | None) -> None:
@@ -156,6 +158,21 @@ def migrate(session: Session, config: Path | None) -> None:
     except (BadSettings, StoreError, OSError) as error:
         raise click.ClickException(one_line(str(error))) from error
     click.echo("The database has the schema of this version.")
+
+
+def offline_audit(session: Session, config: Path | None) -> metering_pb2.AuditResponse:
+    """Audit the database that `migrate` would migrate, without a core. A clear error when it cannot be opened."""
+    # Lazily, see above.
+    import asyncio
+
+    from core.server import audit_database
+    from core.settings import BadSettings, load
+    from storage.interfaces import StoreError
+
+    try:
+        return asyncio.run(audit_database(load(config, os.environ, {}), session.home))
+    except (BadSettings, StoreError, OSError) as error:
+        raise click.ClickException(one_line(str(error))) from error
 
 
 Run = Callable[[Path | None, Home, dict[str, object]], int]

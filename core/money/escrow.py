@@ -29,6 +29,9 @@ T = TypeVar("T")
 REPEAT_AFTER_S = (0.02, 0.1, 0.3)
 """Pauses before a change of a lease is tried again; together less than an admission may take."""
 
+STOPPED_RETRY_S = 60.0
+"""When a request of a stopped account may try again."""
+
 
 class EscrowStore(AccountStore, LeaseStore, Protocol):
     """What escrow needs of the store."""
@@ -125,6 +128,8 @@ class Escrow:
         self._renewed_s = clock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._changing: set[str] = set()
+        self.stopped: frozenset[str] = frozenset()
+        """Accounts that get no holds: what they have is in doubt."""
 
     @property
     def held_nano_usd(self) -> int:
@@ -134,11 +139,13 @@ class Escrow:
     def try_hold(self, account_id: str, amount_nano_usd: int) -> Hold | None:
         """A hold from the lease at hand, without waiting; None when it has not enough free.
 
-        ServiceUnavailable when the leases could not be renewed for half their life.
+        ServiceUnavailable when the leases could not be renewed for half their life, or the account is stopped.
         """
         now_s = self._clock()
         if now_s - self._renewed_s > self._settings.lease_ttl_s / 2:
             raise ServiceUnavailable("The ledger's database does not answer.", retry_after_s=1)
+        if account_id in self.stopped:
+            raise ServiceUnavailable("The balance of this account is being checked.", retry_after_s=STOPPED_RETRY_S)
         account = self._accounts.get(account_id)
         if account is None or account.lease is None or account.waiters:
             return None
@@ -150,7 +157,8 @@ class Escrow:
     async def hold(self, account_id: str, amount_nano_usd: int) -> Hold:
         """A hold, from a lease that is got or extended for it if need be. OutOfFunds when the account cannot pay.
 
-        ServiceUnavailable when the store does not answer. A cancelled caller leaves no hold behind.
+        ServiceUnavailable when the store does not answer or the account is stopped. A cancelled caller leaves no hold
+        behind.
         """
         hold = self.try_hold(account_id, amount_nano_usd)
         if hold is not None:

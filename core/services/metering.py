@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from worldrouter.v1 import metering_pb2, metering_pb2_grpc, types_pb2
@@ -13,9 +13,9 @@ from core.call import Role, current_call
 from core.errors import Conflict, InvalidRequest
 from core.ids import IdSource
 from core.money.pricing import NANO_USD_PER_USD, service_fee_nano_usd, usd_text
-from core.services import Context, fields
+from core.services import Context, auditing, fields
 from core.services.paging import Number, Pager
-from storage.interfaces import AccountStore, IdempotencyConflict, LedgerStore
+from storage.interfaces import AccountStore, AuditStore, IdempotencyConflict, LedgerStore
 from storage.records import LedgerEntry, LedgerKind, TopUp, UsageRecord
 
 MAX_TOP_UP_NANO_USD = 10_000_000 * NANO_USD_PER_USD
@@ -52,9 +52,18 @@ class TopUpRules:
 class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
     """Money, for API keys that of their own account, for the operator that of all."""
 
-    def __init__(self, accounts: AccountStore, ledger: LedgerStore, ids: IdSource, *, top_up_rules: TopUpRules) -> None:
+    def __init__(
+        self,
+        accounts: AccountStore,
+        ledger: LedgerStore,
+        audits: AuditStore,
+        ids: IdSource,
+        *,
+        top_up_rules: TopUpRules,
+    ) -> None:
         self._accounts = accounts
         self._ledger = ledger
+        self._audits = audits
         self._ids = ids
         self._rules = top_up_rules
 
@@ -134,6 +143,20 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
         if record is None or not (caller.role is Role.OPERATOR or record.settlement.account_id == caller.account_id):
             raise fields.not_found("request_id", request_id)
         return _usage_message(record)
+
+    async def Audit(self, request: metering_pb2.AuditRequest, context: Context) -> metering_pb2.AuditResponse:
+        """Count everything anew and follow every chain."""
+        return auditing.report_message(await self._audits.audit())
+
+    async def ExportLedger(
+        self, request: metering_pb2.ExportLedgerRequest, context: Context
+    ) -> AsyncIterator[metering_pb2.ExportLedgerResponse]:
+        """Stream the whole ledger, as it was when the call began."""
+        export = await auditing.Export.begin(self._audits)
+        for part in export.opening():
+            yield part
+        while (entries := await export.next_entries()) is not None:
+            yield metering_pb2.ExportLedgerResponse(entries=entries)
 
     def _amount_nano_usd(self, request: metering_pb2.CreateTopUpRequest) -> int:
         """The credit to add. Raises InvalidRequest outside the bounds."""

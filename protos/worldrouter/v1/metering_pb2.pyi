@@ -30,6 +30,21 @@ class CompletionStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     COMPLETION_STATUS_REVOKED: _ClassVar[CompletionStatus]
     COMPLETION_STATUS_SHUTDOWN: _ClassVar[CompletionStatus]
     COMPLETION_STATUS_INTERNAL_ERROR: _ClassVar[CompletionStatus]
+
+class AuditDeviationKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    AUDIT_DEVIATION_KIND_UNSPECIFIED: _ClassVar[AuditDeviationKind]
+    AUDIT_DEVIATION_KIND_BALANCE: _ClassVar[AuditDeviationKind]
+    AUDIT_DEVIATION_KIND_OVERDRAWN: _ClassVar[AuditDeviationKind]
+    AUDIT_DEVIATION_KIND_HOUSE_BALANCE: _ClassVar[AuditDeviationKind]
+    AUDIT_DEVIATION_KIND_LEASE_BOUNDS: _ClassVar[AuditDeviationKind]
+    AUDIT_DEVIATION_KIND_LEASE_SPENT: _ClassVar[AuditDeviationKind]
+    AUDIT_DEVIATION_KIND_UNKNOWN_ACCOUNT: _ClassVar[AuditDeviationKind]
+    AUDIT_DEVIATION_KIND_UNKNOWN_PRICE: _ClassVar[AuditDeviationKind]
+    AUDIT_DEVIATION_KIND_CHAIN_HASH: _ClassVar[AuditDeviationKind]
+    AUDIT_DEVIATION_KIND_CHAIN_MISSING: _ClassVar[AuditDeviationKind]
+    AUDIT_DEVIATION_KIND_CHAIN_UNLISTED: _ClassVar[AuditDeviationKind]
+    AUDIT_DEVIATION_KIND_CHAIN_HEAD: _ClassVar[AuditDeviationKind]
 LEDGER_KIND_UNSPECIFIED: LedgerKind
 LEDGER_KIND_USAGE: LedgerKind
 LEDGER_KIND_TOPUP: LedgerKind
@@ -44,6 +59,18 @@ COMPLETION_STATUS_TIMEOUT: CompletionStatus
 COMPLETION_STATUS_REVOKED: CompletionStatus
 COMPLETION_STATUS_SHUTDOWN: CompletionStatus
 COMPLETION_STATUS_INTERNAL_ERROR: CompletionStatus
+AUDIT_DEVIATION_KIND_UNSPECIFIED: AuditDeviationKind
+AUDIT_DEVIATION_KIND_BALANCE: AuditDeviationKind
+AUDIT_DEVIATION_KIND_OVERDRAWN: AuditDeviationKind
+AUDIT_DEVIATION_KIND_HOUSE_BALANCE: AuditDeviationKind
+AUDIT_DEVIATION_KIND_LEASE_BOUNDS: AuditDeviationKind
+AUDIT_DEVIATION_KIND_LEASE_SPENT: AuditDeviationKind
+AUDIT_DEVIATION_KIND_UNKNOWN_ACCOUNT: AuditDeviationKind
+AUDIT_DEVIATION_KIND_UNKNOWN_PRICE: AuditDeviationKind
+AUDIT_DEVIATION_KIND_CHAIN_HASH: AuditDeviationKind
+AUDIT_DEVIATION_KIND_CHAIN_MISSING: AuditDeviationKind
+AUDIT_DEVIATION_KIND_CHAIN_UNLISTED: AuditDeviationKind
+AUDIT_DEVIATION_KIND_CHAIN_HEAD: AuditDeviationKind
 
 class GetBalanceRequest(_message.Message):
     __slots__ = ("account_id",)
@@ -132,6 +159,84 @@ class GetUsageRecordRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     def __init__(self, request_id: _Optional[str] = ...) -> None: ...
+
+class AuditRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class AuditResponse(_message.Message):
+    __slots__ = ("deviations", "deviation_count", "chain_holds", "account_count", "entry_count", "chained_entry_count", "last_chained_entry_id")
+    DEVIATIONS_FIELD_NUMBER: _ClassVar[int]
+    DEVIATION_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_HOLDS_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CHAINED_ENTRY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    LAST_CHAINED_ENTRY_ID_FIELD_NUMBER: _ClassVar[int]
+    deviations: _containers.RepeatedCompositeFieldContainer[AuditDeviation]
+    deviation_count: int
+    chain_holds: bool
+    account_count: int
+    entry_count: int
+    chained_entry_count: int
+    last_chained_entry_id: int
+    def __init__(self, deviations: _Optional[_Iterable[_Union[AuditDeviation, _Mapping]]] = ..., deviation_count: _Optional[int] = ..., chain_holds: _Optional[bool] = ..., account_count: _Optional[int] = ..., entry_count: _Optional[int] = ..., chained_entry_count: _Optional[int] = ..., last_chained_entry_id: _Optional[int] = ...) -> None: ...
+
+class AuditDeviation(_message.Message):
+    __slots__ = ("kind", "account_id", "subject", "expected", "found")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    kind: AuditDeviationKind
+    account_id: str
+    subject: str
+    expected: str
+    found: str
+    def __init__(self, kind: _Optional[_Union[AuditDeviationKind, str]] = ..., account_id: _Optional[str] = ..., subject: _Optional[str] = ..., expected: _Optional[str] = ..., found: _Optional[str] = ...) -> None: ...
+
+class ExportLedgerRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ExportLedgerResponse(_message.Message):
+    __slots__ = ("field_names", "accounts", "entries")
+    FIELD_NAMES_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNTS_FIELD_NUMBER: _ClassVar[int]
+    ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    field_names: _containers.RepeatedScalarFieldContainer[str]
+    accounts: _containers.RepeatedCompositeFieldContainer[ExportedAccount]
+    entries: _containers.RepeatedCompositeFieldContainer[ExportedEntry]
+    def __init__(self, field_names: _Optional[_Iterable[str]] = ..., accounts: _Optional[_Iterable[_Union[ExportedAccount, _Mapping]]] = ..., entries: _Optional[_Iterable[_Union[ExportedEntry, _Mapping]]] = ...) -> None: ...
+
+class ExportedAccount(_message.Message):
+    __slots__ = ("account_id", "kind", "available_nano_usd", "held_nano_usd", "chain_length", "chain_hash")
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    AVAILABLE_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    HELD_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    CHAIN_HASH_FIELD_NUMBER: _ClassVar[int]
+    account_id: str
+    kind: str
+    available_nano_usd: int
+    held_nano_usd: int
+    chain_length: int
+    chain_hash: bytes
+    def __init__(self, account_id: _Optional[str] = ..., kind: _Optional[str] = ..., available_nano_usd: _Optional[int] = ..., held_nano_usd: _Optional[int] = ..., chain_length: _Optional[int] = ..., chain_hash: _Optional[bytes] = ...) -> None: ...
+
+class ExportedEntry(_message.Message):
+    __slots__ = ("account_id", "position", "hash", "content_json")
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_JSON_FIELD_NUMBER: _ClassVar[int]
+    account_id: str
+    position: int
+    hash: bytes
+    content_json: str
+    def __init__(self, account_id: _Optional[str] = ..., position: _Optional[int] = ..., hash: _Optional[bytes] = ..., content_json: _Optional[str] = ...) -> None: ...
 
 class LedgerEntry(_message.Message):
     __slots__ = ("id", "ref", "kind", "debit_account_id", "credit_account_id", "amount_nano_usd", "shortfall_nano_usd", "note", "create_time")

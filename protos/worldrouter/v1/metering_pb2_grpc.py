@@ -62,6 +62,16 @@ class MeteringServiceStub:
                 request_serializer=worldrouter_dot_v1_dot_metering__pb2.GetUsageRecordRequest.SerializeToString,
                 response_deserializer=worldrouter_dot_v1_dot_metering__pb2.UsageRecord.FromString,
                 _registered_method=True)
+        self.Audit = channel.unary_unary(
+                '/worldrouter.v1.MeteringService/Audit',
+                request_serializer=worldrouter_dot_v1_dot_metering__pb2.AuditRequest.SerializeToString,
+                response_deserializer=worldrouter_dot_v1_dot_metering__pb2.AuditResponse.FromString,
+                _registered_method=True)
+        self.ExportLedger = channel.unary_stream(
+                '/worldrouter.v1.MeteringService/ExportLedger',
+                request_serializer=worldrouter_dot_v1_dot_metering__pb2.ExportLedgerRequest.SerializeToString,
+                response_deserializer=worldrouter_dot_v1_dot_metering__pb2.ExportLedgerResponse.FromString,
+                _registered_method=True)
 
 
 class MeteringServiceServicer:
@@ -110,6 +120,29 @@ class MeteringServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Audit(self, request, context):
+        """Proves that every account has what the ledger says and that no entry was
+        changed, dropped, inserted or moved: counts everything anew, in one
+        snapshot, and follows every hash chain. Repairs nothing. It takes as long
+        as the ledger is, about a minute for some million entries: give it a
+        deadline to match. One runs at a time. For the operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportLedger(self, request, context):
+        """Streams the whole ledger with its hash chains, for whoever verifies it
+        elsewhere: first all accounts, then the entries account by account in the
+        order of their chains, then those that are not chained yet. Accounts and
+        entries are those of one moment. Complete when the stream ends with OK.
+        SERVICE_UNAVAILABLE while more entries wait to be chained than fit its
+        beginning, as they do for minutes after an upgrade. For the operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MeteringServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -137,6 +170,16 @@ def add_MeteringServiceServicer_to_server(servicer, server):
                     servicer.GetUsageRecord,
                     request_deserializer=worldrouter_dot_v1_dot_metering__pb2.GetUsageRecordRequest.FromString,
                     response_serializer=worldrouter_dot_v1_dot_metering__pb2.UsageRecord.SerializeToString,
+            ),
+            'Audit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Audit,
+                    request_deserializer=worldrouter_dot_v1_dot_metering__pb2.AuditRequest.FromString,
+                    response_serializer=worldrouter_dot_v1_dot_metering__pb2.AuditResponse.SerializeToString,
+            ),
+            'ExportLedger': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportLedger,
+                    request_deserializer=worldrouter_dot_v1_dot_metering__pb2.ExportLedgerRequest.FromString,
+                    response_serializer=worldrouter_dot_v1_dot_metering__pb2.ExportLedgerResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -277,6 +320,60 @@ class MeteringService:
             '/worldrouter.v1.MeteringService/GetUsageRecord',
             worldrouter_dot_v1_dot_metering__pb2.GetUsageRecordRequest.SerializeToString,
             worldrouter_dot_v1_dot_metering__pb2.UsageRecord.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Audit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/worldrouter.v1.MeteringService/Audit',
+            worldrouter_dot_v1_dot_metering__pb2.AuditRequest.SerializeToString,
+            worldrouter_dot_v1_dot_metering__pb2.AuditResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/worldrouter.v1.MeteringService/ExportLedger',
+            worldrouter_dot_v1_dot_metering__pb2.ExportLedgerRequest.SerializeToString,
+            worldrouter_dot_v1_dot_metering__pb2.ExportLedgerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,21 @@ class MeteringServiceStub:
     have a record too, of cost 0. NOT_FOUND when there is none, or when it is
     another account's.
     """
+    Audit: _grpc.UnaryUnaryMultiCallable[_metering_pb2.AuditRequest, _metering_pb2.AuditResponse]
+    """Proves that every account has what the ledger says and that no entry was
+    changed, dropped, inserted or moved: counts everything anew, in one
+    snapshot, and follows every hash chain. Repairs nothing. It takes as long
+    as the ledger is, about a minute for some million entries: give it a
+    deadline to match. One runs at a time. For the operator.
+    """
+    ExportLedger: _grpc.UnaryStreamMultiCallable[_metering_pb2.ExportLedgerRequest, _metering_pb2.ExportLedgerResponse]
+    """Streams the whole ledger with its hash chains, for whoever verifies it
+    elsewhere: first all accounts, then the entries account by account in the
+    order of their chains, then those that are not chained yet. Accounts and
+    entries are those of one moment. Complete when the stream ends with OK.
+    SERVICE_UNAVAILABLE while more entries wait to be chained than fit its
+    beginning, as they do for minutes after an upgrade. For the operator.
+    """
 
 @_typing.type_check_only
 class MeteringServiceAsyncStub(MeteringServiceStub):
@@ -78,6 +93,21 @@ class MeteringServiceAsyncStub(MeteringServiceStub):
     """Gets one request by its id. Requests that failed after they were admitted
     have a record too, of cost 0. NOT_FOUND when there is none, or when it is
     another account's.
+    """
+    Audit: _aio.UnaryUnaryMultiCallable[_metering_pb2.AuditRequest, _metering_pb2.AuditResponse]  # type: ignore[assignment]
+    """Proves that every account has what the ledger says and that no entry was
+    changed, dropped, inserted or moved: counts everything anew, in one
+    snapshot, and follows every hash chain. Repairs nothing. It takes as long
+    as the ledger is, about a minute for some million entries: give it a
+    deadline to match. One runs at a time. For the operator.
+    """
+    ExportLedger: _aio.UnaryStreamMultiCallable[_metering_pb2.ExportLedgerRequest, _metering_pb2.ExportLedgerResponse]  # type: ignore[assignment]
+    """Streams the whole ledger with its hash chains, for whoever verifies it
+    elsewhere: first all accounts, then the entries account by account in the
+    order of their chains, then those that are not chained yet. Accounts and
+    entries are those of one moment. Complete when the stream ends with OK.
+    SERVICE_UNAVAILABLE while more entries wait to be chained than fit its
+    beginning, as they do for minutes after an upgrade. For the operator.
     """
 
 class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -131,6 +161,33 @@ class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
         """Gets one request by its id. Requests that failed after they were admitted
         have a record too, of cost 0. NOT_FOUND when there is none, or when it is
         another account's.
+        """
+
+    @_abc_1.abstractmethod
+    def Audit(
+        self,
+        request: _metering_pb2.AuditRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metering_pb2.AuditResponse, _abc.Awaitable[_metering_pb2.AuditResponse]]:
+        """Proves that every account has what the ledger says and that no entry was
+        changed, dropped, inserted or moved: counts everything anew, in one
+        snapshot, and follows every hash chain. Repairs nothing. It takes as long
+        as the ledger is, about a minute for some million entries: give it a
+        deadline to match. One runs at a time. For the operator.
+        """
+
+    @_abc_1.abstractmethod
+    def ExportLedger(
+        self,
+        request: _metering_pb2.ExportLedgerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_metering_pb2.ExportLedgerResponse], _abc.AsyncIterator[_metering_pb2.ExportLedgerResponse]]:
+        """Streams the whole ledger with its hash chains, for whoever verifies it
+        elsewhere: first all accounts, then the entries account by account in the
+        order of their chains, then those that are not chained yet. Accounts and
+        entries are those of one moment. Complete when the stream ends with OK.
+        SERVICE_UNAVAILABLE while more entries wait to be chained than fit its
+        beginning, as they do for minutes after an upgrade. For the operator.
         """
 
 def add_MeteringServiceServicer_to_server(servicer: MeteringServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -159,7 +159,7 @@ def make_guard(store: Store, authenticator: Authenticator, peppers: Peppers) -> 
         store, store, authenticator, peppers, ids, clock_us=clock_us, default_account_id=DEFAULT_ACCOUNT
     )
     accounts = AccountServicer(store, ids, default_account_id=DEFAULT_ACCOUNT)
-    metering = MeteringServicer(store, store, ids, top_up_rules=TopUpRules())
+    metering = MeteringServicer(store, store, store, ids, top_up_rules=TopUpRules())
     auth_pb2_grpc.add_AuthServiceServicer_to_server(keys, guard)
     account_pb2_grpc.add_AccountServiceServicer_to_server(accounts, guard)
     metering_pb2_grpc.add_MeteringServiceServicer_to_server(metering, guard)
