@@ -61,8 +61,8 @@ def audit(session: Session, offline: bool, config: Path | None, as_json: bool) -
 def export(session: Session) -> None:
     """Write the whole ledger and its hash chains as JSON lines.
 
-    To standard output. scripts/verify-ledger verifies it without this program; keep such files where the database's owner cannot
-    change them. Complete when its last line is of type "end".
+    To standard output. scripts/verify-ledger verifies it without this program; keep such files where the
+    database's owner cannot change them. Complete when its last line is of type "end".
 
     \b
     Examples:
@@ -139,7 +139,7 @@ def _account_json(account: metering_pb2.ExportedAccount) -> Json:
         "kind": account.kind,
         "available_nano_usd": _plain(account.available_nano_usd),
         "held_nano_usd": _plain(account.held_nano_usd),
-        "chain_length": account.chain_length,
+        "chained_entry_count": account.chained_entry_count,
         "chain_hash": account.chain_hash.hex(),
     }
 

@@ -100,7 +100,7 @@ def _account_message(account: AccountState) -> metering_pb2.ExportedAccount:
         kind=account.kind,
         available_nano_usd=account.available_nano_usd,
         held_nano_usd=account.held_nano_usd,
-        chain_length=account.position,
+        chained_entry_count=account.position,
         chain_hash=account.hash,
     )
 

@@ -30,6 +30,8 @@ WITHOUT_UNIT = {
     "worldrouter.v1.ChoiceDelta.index",
     "worldrouter.v1.ToolCallDelta.index",
     "worldrouter.v1.LedgerEntry.id",
+    "worldrouter.v1.AuditResponse.last_chained_entry_id",
+    "worldrouter.v1.ExportedEntry.position",
 }
 MONEY = re.compile(r"usd|amount|balance|cost|credit_limit|fee|paid|shortfall|price(?!_id)|held|available")
 FILES = sorted(file.stem for file in (Path(__file__).parents[2] / "protos/worldrouter/v1").glob("*.proto"))

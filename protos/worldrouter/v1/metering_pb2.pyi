@@ -211,20 +211,20 @@ class ExportLedgerResponse(_message.Message):
     def __init__(self, field_names: _Optional[_Iterable[str]] = ..., accounts: _Optional[_Iterable[_Union[ExportedAccount, _Mapping]]] = ..., entries: _Optional[_Iterable[_Union[ExportedEntry, _Mapping]]] = ...) -> None: ...
 
 class ExportedAccount(_message.Message):
-    __slots__ = ("account_id", "kind", "available_nano_usd", "held_nano_usd", "chain_length", "chain_hash")
+    __slots__ = ("account_id", "kind", "available_nano_usd", "held_nano_usd", "chained_entry_count", "chain_hash")
     ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     AVAILABLE_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     HELD_NANO_USD_FIELD_NUMBER: _ClassVar[int]
-    CHAIN_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    CHAINED_ENTRY_COUNT_FIELD_NUMBER: _ClassVar[int]
     CHAIN_HASH_FIELD_NUMBER: _ClassVar[int]
     account_id: str
     kind: str
     available_nano_usd: int
     held_nano_usd: int
-    chain_length: int
+    chained_entry_count: int
     chain_hash: bytes
-    def __init__(self, account_id: _Optional[str] = ..., kind: _Optional[str] = ..., available_nano_usd: _Optional[int] = ..., held_nano_usd: _Optional[int] = ..., chain_length: _Optional[int] = ..., chain_hash: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, account_id: _Optional[str] = ..., kind: _Optional[str] = ..., available_nano_usd: _Optional[int] = ..., held_nano_usd: _Optional[int] = ..., chained_entry_count: _Optional[int] = ..., chain_hash: _Optional[bytes] = ...) -> None: ...
 
 class ExportedEntry(_message.Message):
     __slots__ = ("account_id", "position", "hash", "content_json")

@@ -73,7 +73,7 @@ async def test_an_export_has_accounts_then_entries(core, paid, store) -> None:
     first, fee, late = (entry for part in parts for entry in part.entries)
     assert (first.account_id, first.position, fee.account_id) == ("default", 1, "house_fees")
     assert first.hash == hashlib.sha256(bytes(32) + first.content_json.encode()).digest()
-    assert (accounts["default"].chain_length, accounts["default"].chain_hash) == (1, first.hash)
+    assert (accounts["default"].chained_entry_count, accounts["default"].chain_hash) == (1, first.hash)
     assert (late.account_id, late.position, late.hash) == ("default", 0, b"")
 
 
