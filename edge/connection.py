@@ -37,6 +37,8 @@ GONE = 499
 """Status of an answer that nobody receives (nginx's), for the metrics alone."""
 
 
+WRITE_BUFFER_BYTES = 32_768
+"""Of a stream, behind the kernel's buffer, before the core waits for the client."""
 PROBE_S = 0.05
 """For a closed socket to answer a probe. Where it takes longer, the sweeper sees it."""
 PARTING_S = 1.0
@@ -155,6 +157,7 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client came."""
         self.wire = cast(asyncio.Transport, transport)
+        self.wire.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self.watch.connections.add(self)
         super().connection_made(transport)
 

@@ -99,6 +99,10 @@ class ChatRequest:
     async def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Send a whole answer, and wait while the client does not take it. Raises ClientGone, ConnectionError."""
         self.open(status, headers, length=len(body), body=body)
+        await self.taken()
+
+    async def taken(self) -> None:
+        """Wait while the client does not take what it is sent. Raises ConnectionError."""
         if self.connection.writing_paused:
             await self.writer.drain()
 

@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
 from core.inprocess.metadata import Entries
 
 WINDOW_MESSAGES = 16
 """How far a handler may be ahead of its reader. It goes on when all of them are read, so that waking it is rare."""
+WINDOW_BYTES = 32_768
+"""The same in bytes; what is over is of one message."""
 
 
 class Status(NamedTuple):
@@ -46,6 +49,7 @@ class Wire:
     _deadline_s: float | None = None
     _timer: asyncio.TimerHandle | None = None
     _room: asyncio.Future[None] | None = None
+    _unread_bytes = 0
     _initial_waiters: list[asyncio.Future[None]] | None = None
     _status_waiters: list[asyncio.Future[None]] | None = None
 
@@ -163,6 +167,7 @@ class Wire:
         """The next of `messages`, which must not be empty."""
         message = self.messages.popleft()
         if not self.messages:
+            self._unread_bytes = 0
             if self.final is not None:
                 self.conclude(self.final)
             elif self._room is not None:
@@ -191,7 +196,9 @@ class Wire:
                 reader.set_result(message)
             return False
         self.messages.append(message)
-        return len(self.messages) >= WINDOW_MESSAGES
+        if isinstance(message, Message):
+            self._unread_bytes += message.ByteSize()
+        return len(self.messages) >= WINDOW_MESSAGES or self._unread_bytes >= WINDOW_BYTES
 
     async def room(self) -> None:
         """Wait until all messages sent so far are read."""

@@ -19,7 +19,8 @@ from core.providers.base import Head
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADER_COUNT = 128
-MAX_UNREAD_BYTES = 256 * 1024
+MAX_UNREAD_BYTES = 32 * 1024
+"""After which reading pauses; one read more, of 256 kB at most, may be on top."""
 WRITE_SLICE_BYTES = 256 * 1024
 
 

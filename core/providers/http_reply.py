@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from core.errors import UpstreamFailed
 from core.providers.base import ConnectFailed, Head
-from core.providers.http_connection import Connection
+from core.providers.http_connection import MAX_UNREAD_BYTES, Connection
 
 
 class HttpReply:
@@ -138,12 +138,31 @@ class HttpReply:
 
     def _take(self) -> bytes:
         pieces = self.pieces
+        if self._unread_bytes > MAX_UNREAD_BYTES and self._is_stream:
+            return self._take_some()
         taken = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         self._unread_bytes = 0
         if self._connection is not None:
             self._connection.resume()
         return taken
+
+    def _take_some(self) -> bytes:
+        """Of much, not all: whatever is on its way to a caller who does not read is held in memory."""
+        pieces, size, count = self.pieces, 0, 0
+        while size < MAX_UNREAD_BYTES and count < len(pieces):
+            size += len(pieces[count])
+            count += 1
+        taken = b"".join(pieces[:count])
+        pieces[:count] = [taken[MAX_UNREAD_BYTES:]] if size > MAX_UNREAD_BYTES else []
+        self._unread_bytes = sum(map(len, pieces))
+        if self._unread_bytes <= MAX_UNREAD_BYTES and self._connection is not None:
+            self._connection.resume()
+        return taken[:MAX_UNREAD_BYTES]
+
+    @property
+    def _is_stream(self) -> bool:
+        return self._head is not None and self._head.content_type.startswith("text/event-stream")
 
     def _arrival(self) -> asyncio.Future[None]:
         waiter = self._waiter = self._loop.create_future()

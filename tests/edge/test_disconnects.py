@@ -93,7 +93,7 @@ def leave(client: Any, *, politely: bool) -> None:
 
 async def calls_seen(core: Any, count: int) -> None:
     """Wait until the core has seen so many calls."""
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         while len(core.calls) < count:  # noqa: ASYNC110 - a poll keeps the fake simple
             await asyncio.sleep(0.001)
 
@@ -200,9 +200,10 @@ async def test_a_stalled_reader_of_a_stream_is_cut(core: Any, start_edge: Any) -
     with small_window(edge) as client:
         client.sendall(HEAD % len(STREAM) + STREAM)
         await calls_seen(core, 1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):  # on a busy machine; the limit that was set is half a second
             await core.calls[0].ended.wait()
-    assert edge.metric("worldrouter_edge_in_flight") == 0
+            while edge.metric("worldrouter_edge_in_flight"):  # noqa: ASYNC110 - the core may hear of it before
+                await asyncio.sleep(0.01)
 
 
 async def test_a_stalled_reader_stops_the_core(core: Any, edge: Any) -> None:

@@ -219,7 +219,7 @@ async def test_a_slow_reader_holds_the_upstream_back(far_end: Any, client: HttpC
     reply = send(client.pool(await far_end.serve(handle)))
     await reply.head()
     await asyncio.sleep(0.2)
-    assert sum(map(len, reply.pieces)) <= 3 * MAX_UNREAD_BYTES
+    assert sum(map(len, reply.pieces)) <= MAX_UNREAD_BYTES + 256_000  # one read of uvloop's
     assert written < size
     assert len(await read_all(reply)) == size
 

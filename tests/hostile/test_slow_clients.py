@@ -1,0 +1,276 @@
+"""Clients by the hundred that read nothing, or send a byte now and then: cut in time, cheap meanwhile, in nobody's way.
+
+Each test runs with shorter time limits too; the full one, with the defaults, is among the slow ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import socket
+import statistics
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+
+from tests.e2e.conftest import Launcher
+from tests.hostile.far_end import CONFIG, SECRET, STOP, FarEnd, chunk, event, http_chunk, json_answer
+from tests.hostile.far_end import STREAM_HEAD as HEAD
+from tests.hostile.test_bodies import memory_bytes, nothing_stays
+from tests.hostile.vectors import CHUNKED, chat
+
+LARGE = """
+[providers.large]
+kind = "openai"
+base_url = "http://127.0.0.1:%d/v1"
+
+[[models]]
+id = "large"
+max_output_tokens = 4000
+price = { input = 1_000_000, output = 2_000_000 }
+endpoints = [{ provider = "large", model = "up" }]
+
+[edge]
+"""
+DEFAULT_LIMIT_S = 30.0
+SHORT = "idle_timeout_s = 3.0\nbody_timeout_s = 3.0\nclient_stall_s = 3.0\n"
+SHORT_LIMIT_S = 3.0
+LARGE_BYTES = 4 << 20
+MEMORY_LIMIT_BYTES = 512 << 10
+P99_FACTOR = 1.2
+SERVED_WITHIN_S = 0.1
+ROUND = 200
+
+quick_and_full = pytest.mark.parametrize(
+    ("limit_s", "settings", "count"),
+    [
+        pytest.param(SHORT_LIMIT_S, SHORT, 100, id="quick"),
+        pytest.param(DEFAULT_LIMIT_S, "", 1_000, id="full", marks=[pytest.mark.slow, pytest.mark.timeout(300)]),
+    ],
+)
+
+
+@pytest.fixture
+async def far() -> AsyncIterator[FarEnd]:
+    async with FarEnd().serving() as made:
+        yield made
+
+
+@pytest.fixture
+async def far_and_large() -> AsyncIterator[FarEnd]:
+    """An upstream whose answers have the number of bytes that a test sets."""
+    async with FarEnd().serving() as made:
+        yield made
+
+
+@pytest.fixture
+def serve(launcher: Launcher, far: FarEnd, far_and_large: FarEnd) -> Iterator[Callable[[str], Any]]:
+    """Starts a router with these settings of the edge; nothing may stay of what was done to it."""
+    routers = []
+
+    def start(settings: str) -> Any:
+        config = CONFIG % far.port + LARGE % far_and_large.port + settings
+        router = launcher.serve(config, environment={"FAR_END_KEY": SECRET})
+        router.key = router.account(usd=1000).key
+        routers.append(router)
+        return router
+
+    yield start
+    for router in routers:
+        nothing_stays(router)
+
+
+def answer_of(far: FarEnd, size: int) -> None:
+    """Let the upstream's answers have about this many bytes."""
+    text = b"a word or two of it " * 200
+    events = [http_chunk(event(chunk(text)))] * (size // len(text))
+    whole = json_answer(
+        b'{"choices":[{"index":0,"message":{"role":"assistant","content":"%b"},"finish_reason":"stop"}]}'
+        % (text * (size // len(text)))
+    )
+
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not far.wants_stream:
+            writer.write(whole)
+            return
+        writer.write(HEAD)
+        for each in events:
+            writer.write(each)
+            await writer.drain()
+        writer.write(http_chunk(event(STOP) + event(b"[DONE]")) + b"0\r\n\r\n")
+
+    far.play = play
+
+
+def body_of(model: str, *, stream: bool) -> bytes:
+    return b'{"model":"%b","messages":[{"role":"user","content":"a"}]%b}' % (
+        model.encode(),
+        b',"stream":true' if stream else b"",
+    )
+
+
+async def connected(router: Any, receive_buffer_bytes: int | None = None) -> socket.socket:
+    """A socket, not blocking."""
+    client = socket.socket()
+    if receive_buffer_bytes is not None:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+    client.setblocking(False)
+    parts = urlsplit(router.http)
+    await asyncio.get_running_loop().sock_connect(client, (parts.hostname, parts.port))
+    return client
+
+
+async def latencies_s(router: Any, count: int) -> list[float]:
+    """Of so many requests, one after the other, each on a new connection."""
+    found = []
+    headers, body = {"authorization": f"Bearer {router.key}", "connection": "close"}, body_of("m", stream=False)
+    async with aiohttp.ClientSession(headers=headers) as session:
+        for _ in range(count):
+            began_s = time.perf_counter()
+            async with session.post(f"{router.base_url}/chat/completions", data=body) as answer:
+                assert answer.status == 200
+                await answer.read()
+            found.append(time.perf_counter() - began_s)
+    return found
+
+
+async def p99_s(router: Any) -> float:
+    return statistics.quantiles(await latencies_s(router, ROUND), n=100)[-1]
+
+
+async def in_flight(router: Any) -> float:
+    return await asyncio.to_thread(router.metric, "worldrouter_edge_in_flight")
+
+
+async def fallen_to(router: Any, count: int) -> float:
+    """When no more than so many requests are in flight."""
+    while await in_flight(router) > count:  # noqa: ASYNC110 - it is another process
+        await asyncio.sleep(0.2)
+    return time.monotonic()
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize(
+    ("limit_s", "settings", "count"),
+    [
+        pytest.param(SHORT_LIMIT_S, SHORT, 40, id="quick"),
+        pytest.param(DEFAULT_LIMIT_S, "", 200, id="full", marks=[pytest.mark.slow, pytest.mark.timeout(300)]),
+    ],
+)
+async def test_stalled_readers(
+    serve: Callable[[str], Any], far_and_large: FarEnd, limit_s: float, settings: str, count: int, stream: bool
+) -> None:
+    """Readers who take nothing of a stream of 4 MB cost half a megabyte each at most; a whole answer is held as long.
+    They slow nobody down and are cut in time."""
+    router = serve(settings)
+    answer_of(far_and_large, LARGE_BYTES)
+    before_s = [await p99_s(router) for _ in range(3)]
+    before_bytes = memory_bytes(router.process.pid)
+    clients = [await connected(router) for _ in range(count)]
+    request = chat(body=body_of("large", stream=stream)).replace(b"<key>", router.key.encode())
+    began_s = time.monotonic()
+    for client in clients:
+        await asyncio.get_running_loop().sock_sendall(client, request)
+    await asyncio.sleep(min(4.0, limit_s / 2))
+    each_bytes = (memory_bytes(router.process.pid) - before_bytes) // count
+    during_s = [await p99_s(router) for _ in range(3 if limit_s > 10 else 0)]
+    assert await in_flight(router) == count
+    first_s = await fallen_to(router, count - 1) - began_s
+    last_s = await fallen_to(router, 0) - began_s
+    for client in clients:
+        client.close()
+    print(f"{each_bytes >> 10} KiB each, cut after {first_s:.1f} to {last_s:.1f} s")  # noqa: T201
+    print(f"p99 before {[f'{each * 1e3:.1f}' for each in before_s]} ms, {[f'{each * 1e3:.1f}' for each in during_s]}")  # noqa: T201
+    assert each_bytes <= (MEMORY_LIMIT_BYTES if stream else 3 * LARGE_BYTES)
+    assert limit_s - 1 < first_s
+    assert last_s < limit_s + 5
+    if during_s:
+        assert min(during_s) <= P99_FACTOR * min(before_s)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+async def test_a_slow_reader_is_served(serve: Callable[[str], Any], far_and_large: FarEnd, stream: bool) -> None:
+    """Who takes 4 kB a second of 200 kB, with a small buffer, gets it all."""
+    router = serve("")
+    answer_of(far_and_large, 200_000)
+    loop = asyncio.get_running_loop()
+    client = await connected(router, 4096)
+    with client:
+        request = chat(b"Connection: close\r\n", body_of("large", stream=stream))
+        await loop.sock_sendall(client, request.replace(b"<key>", router.key.encode()))
+        got = bytearray()
+        while piece := await loop.sock_recv(client, 2_000):
+            got += piece
+            await asyncio.sleep(0.5)
+    assert got.startswith(b"HTTP/1.1 200")
+    assert len(got) > 200_000
+    assert got.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n" if stream else b"}")
+
+
+@pytest.fixture
+def _many_sockets() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, hard), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def trickle(client: socket.socket, sent: bytes, bytes_: bytes) -> tuple[float, bytes]:
+    """Send, then a byte a second until the other side ends it; returns after how long, and with what answer."""
+    loop = asyncio.get_running_loop()
+    began_s = time.monotonic()
+    answered: asyncio.Task[bytes] = loop.create_task(loop.sock_recv(client, 65_536))
+    try:
+        await loop.sock_sendall(client, sent)
+        for number in range(100):
+            done, _ = await asyncio.wait({answered}, timeout=1.0)
+            if done:
+                return time.monotonic() - began_s, answered.result()
+            await loop.sock_sendall(client, bytes_[number : number + 1])
+    except ConnectionError:
+        return time.monotonic() - began_s, b""
+    finally:
+        answered.cancel()
+        client.close()
+    raise AssertionError("never cut")
+
+
+async def beside(work: Coroutine[Any, Any, Any], router: Any) -> tuple[Any, list[float]]:
+    """Do this, and send requests on new connections meanwhile; their latencies."""
+    task, found = asyncio.ensure_future(work), list[float]()
+    while not task.done():
+        found += await latencies_s(router, 1)
+        await asyncio.sleep(0.1)
+    return await task, found
+
+
+@pytest.mark.usefixtures("_many_sockets")
+@quick_and_full
+@pytest.mark.parametrize(
+    ("sent", "bytes_", "answer"),
+    [
+        pytest.param(b"GET /healthz HTTP/1.1\r\nHost: e\r\nX", b"a" * 100, b"", id="headers"),
+        pytest.param(chat(b"Content-Length: 1000\r\n", b"{", length=False), b" " * 100, b"HTTP/1.1 408 ", id="bodies"),
+        pytest.param(chat(CHUNKED, b"5;", length=False), b"a" * 100, b"HTTP/1.1 408 ", id="chunks"),
+    ],
+)
+async def test_slow_senders(
+    serve: Callable[[str], Any], limit_s: float, settings: str, count: int, sent: bytes, bytes_: bytes, answer: bytes
+) -> None:
+    """Requests that come in a byte a second are cut at their time limit; others are served at once meanwhile."""
+    router = serve(settings)
+    await latencies_s(router, 20)
+    clients = [await connected(router) for _ in range(count)]
+    ends, latencies = await beside(asyncio.gather(*(trickle(each, sent, bytes_) for each in clients)), router)
+    took_s = sorted(each[0] for each in ends)
+    print(f"cut after {took_s[0]:.1f} to {took_s[-1]:.1f} s; others {max(latencies) * 1e3:.0f} ms at most")  # noqa: T201
+    assert {each[1][: len(answer)] for each in ends} == {answer}
+    assert limit_s - 1 < took_s[0]
+    assert took_s[-1] < limit_s + 5
+    assert statistics.quantiles(latencies, n=20)[-1] < SERVED_WITHIN_S
