@@ -45,10 +45,10 @@ P99_FACTOR = 1.2
 SERVED_WITHIN_S = 0.1
 ROUND = 200
 
-quick_and_full = pytest.mark.parametrize(
+short_and_full = pytest.mark.parametrize(
     ("limit_s", "settings", "count"),
     [
-        pytest.param(SHORT_LIMIT_S, SHORT, 100, id="quick"),
+        pytest.param(SHORT_LIMIT_S, SHORT, 100, id="short"),
         pytest.param(DEFAULT_LIMIT_S, "", 1_000, id="full", marks=[pytest.mark.slow, pytest.mark.timeout(300)]),
     ],
 )
@@ -157,7 +157,7 @@ async def fallen_to(router: Any, count: int) -> float:
 @pytest.mark.parametrize(
     ("limit_s", "settings", "count"),
     [
-        pytest.param(SHORT_LIMIT_S, SHORT, 40, id="quick"),
+        pytest.param(SHORT_LIMIT_S, SHORT, 40, id="short", marks=pytest.mark.slow),
         pytest.param(DEFAULT_LIMIT_S, "", 200, id="full", marks=[pytest.mark.slow, pytest.mark.timeout(300)]),
     ],
 )
@@ -251,7 +251,7 @@ async def beside(work: Coroutine[Any, Any, Any], router: Any) -> tuple[Any, list
 
 
 @pytest.mark.usefixtures("_many_sockets")
-@quick_and_full
+@short_and_full
 @pytest.mark.parametrize(
     ("sent", "bytes_", "answer"),
     [
