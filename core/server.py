@@ -53,6 +53,7 @@ from core.services.catalog import RoutingServicer
 from core.services.chat import CLIENT_GONE, ChatServicer, RawChatServicer
 from core.services.keys import AuthServicer
 from core.services.metering import MeteringServicer, TopUpRules
+from core.services.repeats import forget
 from core.settings import BadSettings, Settings, load, secret
 from storage.interfaces import Duplicate, Store, StoreError
 from storage.store import open_store
@@ -169,6 +170,7 @@ class CoreServer:
             await store.close()
             raise
         server.engine.keep(server._authenticator.run())
+        server.engine.keep(forget(store))
         server.guard.install(server._server)
         await server._server.start()
         await server._health.set(_OVERALL, health_pb2.HealthCheckResponse.SERVING)

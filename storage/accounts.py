@@ -6,8 +6,9 @@ from sqlalchemy import BigInteger, ColumnElement, case, cast, func, literal, or_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import AnySelect, OverDatabase
+from storage.idempotency import claim
 from storage.interfaces import Duplicate
-from storage.records import Account, AccountKind, Balance
+from storage.records import Account, AccountKind, Balance, Once
 from storage.tables import accounts, leases, ledger
 
 _ACCOUNT = (
@@ -22,11 +23,16 @@ _ACCOUNT = (
 class SqlAccounts(OverDatabase):
     """`AccountStore` over a database."""
 
-    async def create_account(self, account_id: str, display_name: str, kind: AccountKind) -> Account:
+    async def create_account(
+        self, account_id: str, display_name: str, kind: AccountKind, *, once: Once | None = None
+    ) -> Account:
         """Make an account with a balance of zero; Duplicate when the id is taken."""
         row = {"id": account_id, "display_name": display_name, "kind": kind, "available": 0, "credit_limit": 0}
 
         async def work(connection: AsyncConnection) -> Account:
+            earlier = await claim(self._db, connection, once, account_id)
+            if earlier is not None:
+                return Account(*(await connection.execute(select(*_ACCOUNT).where(accounts.c.id == earlier))).one())
             statement = self._db.insert(accounts).values(**row, created_us=self._db.now_us())
             made = await connection.execute(statement.on_conflict_do_nothing().returning(*_ACCOUNT))
             found = made.first()

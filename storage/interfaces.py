@@ -3,7 +3,8 @@
 Every method is one transaction. Callers may be cancelled at any await without leaking a connection or
 leaving half a change. All raise `StoreUnavailable` when the database cannot be reached and
 `CommitUnknown` (a subclass) when a commit's outcome is unknown; repeating the same call is then safe for
-those whose docstring says so.
+those whose docstring says so, and for every one that takes `once`: a change of the same `Once` again changes
+nothing and returns what the first made, as it is now; IdempotencyConflict for another body.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from storage.records import (
     LedgerEntry,
     LedgerSnapshot,
     NewApiKey,
+    Once,
     Price,
     SecretHash,
     Settlement,
@@ -66,7 +68,9 @@ class Missing(StoreError):
 class AccountStore(Protocol):
     """Accounts and what they have."""
 
-    async def create_account(self, account_id: str, display_name: str, kind: AccountKind) -> Account:
+    async def create_account(
+        self, account_id: str, display_name: str, kind: AccountKind, *, once: Once | None = None
+    ) -> Account:
         """Make an account with a balance of zero; Duplicate when the id is taken."""
         ...
 
@@ -82,7 +86,7 @@ class AccountStore(Protocol):
 class KeyStore(Protocol):
     """API keys. Every change takes the next `seq`, in commit order."""
 
-    async def create_key(self, key: NewApiKey) -> ApiKey:
+    async def create_key(self, key: NewApiKey, *, once: Once | None = None) -> ApiKey:
         """Make a key; Missing when its account does not exist."""
         ...
 
@@ -96,15 +100,26 @@ class KeyStore(Protocol):
         """Keys of a greater seq, ascending by it."""
         ...
 
-    async def update_key(self, key_id: str, *, display_name: str, expires_us: int | None) -> ApiKey:
+    async def update_key(
+        self, key_id: str, *, display_name: str, expires_us: int | None, once: Once | None = None
+    ) -> ApiKey:
         """Missing when there is none."""
         ...
 
-    async def rotate_key(self, key_id: str, *, secret: SecretHash, prefix: str, suffix: str, grace_us: int) -> ApiKey:
+    async def rotate_key(
+        self,
+        key_id: str,
+        *,
+        secret: SecretHash,
+        prefix: str,
+        suffix: str,
+        grace_us: int,
+        once: Once | None = None,
+    ) -> ApiKey:
         """Exchange the secret; the old one ends `grace_us` from now. Missing when there is none or it is revoked."""
         ...
 
-    async def revoke_key(self, key_id: str) -> ApiKey:
+    async def revoke_key(self, key_id: str, *, once: Once | None = None) -> ApiKey:
         """Missing when there is none; no change when it is revoked."""
         ...
 
@@ -119,13 +134,12 @@ class LedgerStore(Protocol):
         account_id: str,
         amount_nano_usd: int,
         fee_nano_usd: int,
-        idempotency_key: str,
-        body_hash: bytes,
+        once: Once,
     ) -> TopUp:
-        """Credit a payment, two legs in one transaction; the first answer again for the same key and body.
+        """Credit a payment, two legs in one transaction.
 
-        IdempotencyConflict for another body; Missing when there is no such account; Duplicate when the payment id
-        is taken; ValueError unless amount > 0 and fee >= 0. Safe to repeat.
+        Missing when there is no such account; Duplicate when the payment id is taken; ValueError unless amount > 0
+        and fee >= 0.
         """
         ...
 
@@ -231,7 +245,15 @@ class AuditStore(Protocol):
         ...
 
 
-class Store(AccountStore, KeyStore, LedgerStore, LeaseStore, AuditStore, Protocol):
+class IdempotencyStore(Protocol):
+    """The keys of changes that were made `once`."""
+
+    async def forget_keys(self, scope_prefix: str, *, older_than_s: int) -> int:
+        """Free the idempotency keys of scopes that begin so and were taken longer ago; how many. Safe to repeat."""
+        ...
+
+
+class Store(AccountStore, KeyStore, LedgerStore, LeaseStore, AuditStore, IdempotencyStore, Protocol):
     """All of it, over one database."""
 
     async def ping(self) -> None:

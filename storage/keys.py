@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import literal, select, tuple_, update
+from sqlalchemy import func, literal, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import AnyRow, AnySelect, OverDatabase
+from storage.idempotency import claim
 from storage.interfaces import Duplicate, Missing
-from storage.records import ApiKey, NewApiKey, SecretHash
+from storage.records import ApiKey, NewApiKey, Once, SecretHash
 from storage.tables import API_KEY_REVISION, BIGINT, accounts, api_keys, revisions
 
 
 class SqlKeys(OverDatabase):
     """`KeyStore` over a database."""
 
-    async def create_key(self, key: NewApiKey) -> ApiKey:
+    async def create_key(self, key: NewApiKey, *, once: Once | None = None) -> ApiKey:
         """Make a key; Missing when its account does not exist, Duplicate when its id is taken."""
         values = {
             "id": key.id,
@@ -30,6 +31,9 @@ class SqlKeys(OverDatabase):
         }
 
         async def work(connection: AsyncConnection) -> ApiKey:
+            earlier = await claim(self._db, connection, once, key.id)
+            if earlier is not None:
+                return await _present(connection, earlier)
             owner = select(accounts.c.id).where(accounts.c.id == key.account_id, accounts.c.kind != "house")
             if (await connection.execute(owner)).first() is None:
                 raise Missing(f"there is no account {key.account_id!r}")
@@ -63,11 +67,22 @@ class SqlKeys(OverDatabase):
         statement = _keys().where(api_keys.c.seq > seq).order_by(api_keys.c.seq).limit(limit)
         return [_api_key(row) for row in await self._db.rows(statement)]
 
-    async def update_key(self, key_id: str, *, display_name: str, expires_us: int | None) -> ApiKey:
+    async def update_key(
+        self, key_id: str, *, display_name: str, expires_us: int | None, once: Once | None = None
+    ) -> ApiKey:
         """Exchange what may change; Missing when there is no such key."""
-        return await self._change(key_id, {"display_name": display_name, "expires_us": expires_us})
+        return await self._change(key_id, {"display_name": display_name, "expires_us": expires_us}, once)
 
-    async def rotate_key(self, key_id: str, *, secret: SecretHash, prefix: str, suffix: str, grace_us: int) -> ApiKey:
+    async def rotate_key(
+        self,
+        key_id: str,
+        *,
+        secret: SecretHash,
+        prefix: str,
+        suffix: str,
+        grace_us: int,
+        once: Once | None = None,
+    ) -> ApiKey:
         """Exchange the secret; the old one ends `grace_us` from now. Missing when there is none or it is revoked.
 
         A secret that was still in its own grace time ends at once: there is one old secret at most.
@@ -81,30 +96,43 @@ class SqlKeys(OverDatabase):
             "secret_prefix": prefix,
             "secret_suffix": suffix,
         }
-        return await self._change(key_id, changes, unless_revoked=True)
+        return await self._change(key_id, changes, once, unless_revoked=True)
 
-    async def revoke_key(self, key_id: str) -> ApiKey:
+    async def revoke_key(self, key_id: str, *, once: Once | None = None) -> ApiKey:
         """Refuse the key from now on; Missing when there is none, no change when it is revoked."""
-        try:
-            return await self._change(key_id, {"revoked_us": self._db.now_us()}, unless_revoked=True)
-        except Missing:
-            found = await self.key(key_id)
-            if found is None:
-                raise
-            return found
+        revoked = select(api_keys.c.id).where(api_keys.c.id == key_id, api_keys.c.revoked_us.is_not(None))
+        # Another core may have revoked it a moment ago: its time stays.
+        changes = {"revoked_us": func.coalesce(api_keys.c.revoked_us, self._db.now_us())}
 
-    async def _change(self, key_id: str, changes: dict[str, Any], *, unless_revoked: bool = False) -> ApiKey:
         async def work(connection: AsyncConnection) -> ApiKey:
-            # The counter first: changes queue for its row, so none can wait for another in a circle.
-            seq = await _next_seq(connection)
-            statement = update(api_keys).where(api_keys.c.id == key_id).values(**changes, seq=seq)
-            if unless_revoked:
-                statement = statement.where(api_keys.c.revoked_us.is_(None))
-            if (await connection.execute(statement.returning(api_keys.c.id))).first() is None:
-                raise Missing(f"there is no such key {key_id!r}")
+            earlier = await claim(self._db, connection, once, key_id)
+            if earlier is None and (await connection.execute(revoked)).first() is None:
+                await _apply(connection, key_id, changes)
             return await _present(connection, key_id)
 
         return await self._db.write(work)
+
+    async def _change(
+        self, key_id: str, changes: dict[str, Any], once: Once | None, *, unless_revoked: bool = False
+    ) -> ApiKey:
+        async def work(connection: AsyncConnection) -> ApiKey:
+            if await claim(self._db, connection, once, key_id) is None:
+                await _apply(connection, key_id, changes, unless_revoked=unless_revoked)
+            return await _present(connection, key_id)
+
+        return await self._db.write(work)
+
+
+async def _apply(
+    connection: AsyncConnection, key_id: str, changes: dict[str, Any], *, unless_revoked: bool = False
+) -> None:
+    # The counter first: changes queue for its row, so none can wait for another in a circle.
+    seq = await _next_seq(connection)
+    statement = update(api_keys).where(api_keys.c.id == key_id).values(**changes, seq=seq)
+    if unless_revoked:
+        statement = statement.where(api_keys.c.revoked_us.is_(None))
+    if (await connection.execute(statement.returning(api_keys.c.id))).first() is None:
+        raise Missing(f"there is no such key {key_id!r}")
 
 
 async def _next_seq(connection: AsyncConnection) -> int:

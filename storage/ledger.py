@@ -9,7 +9,8 @@ from sqlalchemy import select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import AnyRow, AnySelect, OverDatabase
-from storage.interfaces import Duplicate, IdempotencyConflict, Missing
+from storage.idempotency import claim
+from storage.interfaces import Duplicate, Missing
 from storage.records import (
     HOUSE_ADJUSTMENTS,
     HOUSE_FEES,
@@ -17,16 +18,14 @@ from storage.records import (
     HOUSE_USAGE,
     LedgerEntry,
     LedgerKind,
+    Once,
     Price,
     Settlement,
     TopUp,
     UsageRecord,
 )
 from storage.settlement import REQUEST_FIELDS
-from storage.tables import accounts, idempotency, ledger, prices
-
-TOP_UP_SCOPE = "top_up"
-"""Scope of the idempotency keys of `top_up`: one for all accounts, as its callers are operators."""
+from storage.tables import accounts, ledger, prices
 
 _ENTRY = (
     ledger.c.id,
@@ -51,20 +50,19 @@ class SqlLedger(OverDatabase):
         account_id: str,
         amount_nano_usd: int,
         fee_nano_usd: int,
-        idempotency_key: str,
-        body_hash: bytes,
+        once: Once,
     ) -> TopUp:
-        """Credit a payment, two legs in one transaction; the first answer again for the same key and body.
+        """Credit a payment, two legs in one transaction.
 
         The amount goes from `house_payments` to the account, a fee above 0 from `house_payments` to
-        `house_fees`. IdempotencyConflict for another body; Missing when there is no such account; Duplicate
-        when the payment id is taken; ValueError unless amount > 0 and fee >= 0. Safe to repeat.
+        `house_fees`. Missing when there is no such account; Duplicate when the payment id is taken; ValueError
+        unless amount > 0 and fee >= 0.
         """
         if amount_nano_usd <= 0 or fee_nano_usd < 0:
             raise ValueError("a top-up has an amount above 0 and a fee of 0 or more")
 
         async def work(connection: AsyncConnection) -> TopUp:
-            earlier = await self._claim(connection, idempotency_key, body_hash, payment_id)
+            earlier = await claim(self._db, connection, once, payment_id)
             if earlier is None:
                 leg = (HOUSE_PAYMENTS, account_id, amount_nano_usd)
                 if not await self._enter(connection, payment_id, "topup", *leg):
@@ -132,21 +130,6 @@ class SqlLedger(OverDatabase):
 
         if rows:
             await self._db.write(work)
-
-    async def _claim(self, connection: AsyncConnection, key: str, body_hash: bytes, payment_id: str) -> str | None:
-        """Take an idempotency key for a payment; the payment that has it when it is taken."""
-        row = {"scope": TOP_UP_SCOPE, "key": key, "body_hash": body_hash, "response": payment_id}
-        statement = self._db.insert(idempotency).values(**row, created_us=self._db.now_us())
-        claimed = await connection.execute(statement.on_conflict_do_nothing().returning(idempotency.c.key))
-        if claimed.first() is not None:
-            return None
-        taken = select(idempotency.c.body_hash, idempotency.c.response).where(
-            idempotency.c.scope == TOP_UP_SCOPE, idempotency.c.key == key
-        )
-        first_hash, first_payment = (await connection.execute(taken)).one()
-        if first_hash != body_hash:
-            raise IdempotencyConflict("the idempotency key was used with another body")
-        return str(first_payment)
 
     async def _enter(
         self,

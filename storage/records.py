@@ -53,6 +53,18 @@ HOUSE_ADJUSTMENTS = "house_adjustments"
 
 
 @dataclass(frozen=True, slots=True)
+class Once:
+    """A change that may be repeated: it happens once per scope and key. The same key with another body is a mistake.
+
+    `scope` is the kind of change and who asks for it, `body_hash` a digest of all that the change depends on.
+    """
+
+    scope: str
+    key: str
+    body_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """Who owns a balance."""
 

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from storage.accounts import SqlAccounts
 from storage.auditing import SqlAudits
 from storage.database import Database
+from storage.idempotency import SqlIdempotency
 from storage.interfaces import Store
 from storage.keys import SqlKeys
 from storage.leases import SqlLeases
@@ -26,7 +27,7 @@ def wall_clock_us() -> int:
     return time.time_ns() // 1000
 
 
-class SqlStore(SqlAccounts, SqlKeys, SqlLedger, SqlLeases, SqlAudits):
+class SqlStore(SqlAccounts, SqlKeys, SqlLedger, SqlLeases, SqlAudits, SqlIdempotency):
     """`Store` over SQLite or PostgreSQL."""
 
     async def ping(self) -> None:

@@ -11,6 +11,7 @@ from core.errors import AlreadyExists, InvalidRequest
 from core.ids import IdSource
 from core.services import Context, fields
 from core.services.paging import Number, Pager, Word
+from core.services.repeats import once
 from storage.interfaces import AccountStore, Duplicate
 from storage.records import Account, AccountKind
 
@@ -48,7 +49,8 @@ class AccountServicer(account_pb2_grpc.AccountServiceServicer):
             raise InvalidRequest("kind must be user or service.", param="kind")
         account_id = request.account_id or "acct_" + self._ids.new()
         try:
-            return _message(await self._store.create_account(account_id, display_name, kind))
+            repeatable = once(request, request.idempotency_key)
+            return _message(await self._store.create_account(account_id, display_name, kind, once=repeatable))
         except Duplicate as error:
             raise AlreadyExists(f"The account {account_id!r} exists.", param="account_id") from error
 

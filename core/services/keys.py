@@ -14,6 +14,7 @@ from core.errors import Conflict, Forbidden, InvalidRequest
 from core.ids import IdSource
 from core.services import Context, fields
 from core.services.paging import Number, Pager, Word
+from core.services.repeats import once
 from storage.interfaces import AccountStore, KeyStore, Missing
 from storage.records import ApiKey, NewApiKey
 
@@ -71,10 +72,11 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
                 secret_prefix=shown_prefix(secret),
                 secret_suffix=shown_suffix(secret),
                 expires_us=expires_us,
-            )
+            ),
+            once=once(request, request.idempotency_key, account_id=account_id),
         )
         await self._refresh()
-        return _message(record, secret=secret)
+        return self._message_with(secret, record)
 
     async def GetApiKey(self, request: auth_pb2.GetApiKeyRequest, context: Context) -> auth_pb2.ApiKey:
         """Get a key, without its secret."""
@@ -102,7 +104,12 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
             display_name = fields.display_name(request.api_key.display_name, param="api_key.display_name")
         if "expire_time" in paths:
             expires_us = self._expires_us(request.api_key, param="api_key.expire_time")
-        changed = await self._keys.update_key(record.id, display_name=display_name, expires_us=expires_us)
+        changed = await self._keys.update_key(
+            record.id,
+            display_name=display_name,
+            expires_us=expires_us,
+            once=once(request, request.idempotency_key),
+        )
         await self._refresh()
         return _message(changed)
 
@@ -114,8 +121,6 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         if request.HasField("grace_period"):
             grace_us = fields.duration_us(request.grace_period, max_s=MAX_GRACE_S, param="grace_period")
         record = await self._record(request.api_key_id)
-        if record.revoked_us is not None:
-            raise _revoked()
         secret = make_key(record.id)
         try:
             changed = await self._keys.rotate_key(
@@ -124,12 +129,13 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
                 prefix=shown_prefix(secret),
                 suffix=shown_suffix(secret),
                 grace_us=grace_us,
+                once=once(request, request.idempotency_key),
             )
-        except Missing as error:  # keys are never deleted: it was revoked since we looked
-            raise _revoked() from error
+        except Missing as error:  # keys are never deleted: it is revoked
+            raise Conflict("This API key is revoked.", param="api_key_id") from error
         await self._refresh()
         return auth_pb2.RotateApiKeyResponse(
-            api_key=_message(changed, secret=secret),
+            api_key=self._message_with(secret, changed),
             old_secret_expire_time=fields.timestamp(changed.old_secret_expires_us),
         )
 
@@ -138,7 +144,7 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
     ) -> auth_pb2.RevokeApiKeyResponse:
         """Revoke a key; the same answer again for a revoked one."""
         record = await self._record(request.api_key_id)
-        changed = await self._keys.revoke_key(record.id)
+        changed = await self._keys.revoke_key(record.id, once=once(request, request.idempotency_key))
         await self._refresh()
         return auth_pb2.RevokeApiKeyResponse(api_key=_message(changed))
 
@@ -169,16 +175,16 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
             return None
         return fields.future_us(message.expire_time, now_us=self._clock_us(), param=param)
 
+    def _message_with(self, secret: str, record: ApiKey) -> auth_pb2.ApiKey:
+        """The key with its new secret; without it when the change was an earlier one, which made another secret."""
+        return _message(record, secret=secret if record.secret == self._peppers.hash(secret) else "")
+
     async def _refresh(self) -> None:
         """Make this core know of a change that is committed; when that fails the poll will."""
         try:
             await self._authenticator.refresh()
         except Exception as error:
             _logger.warning("a key changed, but this core could not load it yet: %r", error)
-
-
-def _revoked() -> Conflict:
-    return Conflict("This API key is revoked.", param="api_key_id")
 
 
 def _message(record: ApiKey, *, secret: str = "") -> auth_pb2.ApiKey:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 from worldrouter.v1 import metering_pb2, metering_pb2_grpc, types_pb2
 
 from core.call import Role, current_call
-from core.errors import Conflict, InvalidRequest
+from core.errors import InvalidRequest
 from core.ids import IdSource
 from core.money.pricing import NANO_USD_PER_USD, service_fee_nano_usd, usd_text
 from core.services import Context, auditing, fields
 from core.services.paging import Number, Pager
-from storage.interfaces import AccountStore, AuditStore, IdempotencyConflict, LedgerStore
+from core.services.repeats import once
+from storage.interfaces import AccountStore, AuditStore, LedgerStore
 from storage.records import LedgerEntry, LedgerKind, TopUp, UsageRecord
 
 MAX_TOP_UP_NANO_USD = 10_000_000 * NANO_USD_PER_USD
 """Most credit that one payment adds: 10 million USD. Sums of hundreds of these still fit 64 bits."""
-
-_IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,128}")
 
 _LEDGER_KINDS: Mapping[LedgerKind, metering_pb2.LedgerKind] = {
     "usage": metering_pb2.LEDGER_KIND_USAGE,
@@ -82,27 +79,20 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
     async def CreateTopUp(self, request: metering_pb2.CreateTopUpRequest, context: Context) -> metering_pb2.TopUp:
         """Credit a payment, once per idempotency key."""
         amount = self._amount_nano_usd(request)
-        if not _IDEMPOTENCY_KEY.fullmatch(request.idempotency_key):
-            raise InvalidRequest(
-                "idempotency_key must be 1 to 128 printable ASCII characters.", param="idempotency_key"
-            )
         account_id = _account_id(request.account_id)
+        repeatable = once(request, request.idempotency_key, account_id=account_id)
+        if repeatable is None:
+            raise InvalidRequest("idempotency_key is required.", param="idempotency_key")
         account = fields.found(await self._accounts.account(account_id), param="account_id", value=account_id)
         if account.kind == "house":
             raise InvalidRequest("House accounts take no payments.", param="account_id")
-        try:
-            top_up = await self._ledger.top_up(
-                payment_id="pay_" + self._ids.new(),
-                account_id=account_id,
-                amount_nano_usd=amount,
-                fee_nano_usd=service_fee_nano_usd(amount, self._rules.fee_basis_points),
-                idempotency_key=request.idempotency_key,
-                body_hash=hashlib.sha256(f"{account_id}\n{amount}".encode()).digest(),
-            )
-        except IdempotencyConflict as error:
-            raise Conflict(
-                "This idempotency key was used for another account or amount.", param="idempotency_key"
-            ) from error
+        top_up = await self._ledger.top_up(
+            payment_id="pay_" + self._ids.new(),
+            account_id=account_id,
+            amount_nano_usd=amount,
+            fee_nano_usd=service_fee_nano_usd(amount, self._rules.fee_basis_points),
+            once=repeatable,
+        )
         return _top_up_message(top_up)
 
     async def ListLedgerEntries(

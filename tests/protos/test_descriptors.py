@@ -141,3 +141,13 @@ def test_reasons_have_examples(buf: Callable[..., subprocess.CompletedProcess[st
         comment = comments[(5, 0, 2, index)]
         assert "Example:" in comment, value.name
         assert re.match(r" [A-Z_]+, HTTP \d{3}\. ", comment), value.name
+
+
+def test_changes_may_be_repeated() -> None:
+    """Every RPC that changes something takes an idempotency key; chats, whose ids the core mints, do not."""
+    reading = re.compile(r"(Audit|Export|Get|List|Verify)([A-Z]|$)")
+    for file in files():
+        for service in file.services_by_name.values():
+            for method in service.methods:
+                wanted = not service.name.endswith("ChatService") and not reading.match(method.name)
+                assert ("idempotency_key" in method.input_type.fields_by_name) == wanted, method.full_name

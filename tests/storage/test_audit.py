@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage.chain import CONTENT_FIELDS, content_of
 from storage.chaining import CHAIN_LIMIT
-from storage.records import AuditReport, Deviation, Price
+from storage.records import AuditReport, Deviation, Once, Price
 
 COLUMNS = ", ".join(name for name in CONTENT_FIELDS if name != "id")
 LATE = """
@@ -43,8 +43,7 @@ async def ids(store, funded, acquire, settlement, query) -> list[str]:
         account_id="acc_2",
         amount_nano_usd=700,
         fee_nano_usd=35,
-        idempotency_key="once",
-        body_hash=b"",
+        once=Once("top-ups", "once", b""),
     )
     assert await store.chain() == 8
     assert await store.chain() == 0

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from storage.interfaces import StoreUnavailable
+from storage.records import Once
 
 
 async def test_concurrent_acquisitions_never_overdraw(store, funded, acquire, audit) -> None:
@@ -38,8 +39,7 @@ async def test_concurrent_repeats_of_one_top_up_credit_once(store, funded, audit
                 account_id="acc_1",
                 amount_nano_usd=100,
                 fee_nano_usd=5,
-                idempotency_key="once",
-                body_hash=b"",
+                once=Once("top-ups", "once", b""),
             )
             for number in range(20)
         )

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage.interfaces import Missing, StoreError
+from storage.records import Once
 
 ACCOUNTS = st.sampled_from(("acc_a", "acc_b"))
 LEASES = st.integers(0, 3)
@@ -64,8 +65,7 @@ class Player:
             account_id=self.id(account),
             amount_nano_usd=amount,
             fee_nano_usd=fee,
-            idempotency_key=self.id(key),
-            body_hash=b"",
+            once=Once("top-ups", self.id(key), b""),
         )
 
     async def adjust(self, account: str, amount: int, ref: int) -> None:

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 
 from storage.interfaces import Duplicate, IdempotencyConflict, Missing
-from storage.records import Price
+from storage.records import Once, Price
 
 
 def payment(**changes):
@@ -15,8 +15,7 @@ def payment(**changes):
         "account_id": "acc_1",
         "amount_nano_usd": 1000,
         "fee_nano_usd": 50,
-        "idempotency_key": "once",
-        "body_hash": b"body",
+        "once": Once("top-ups", "once", b"body"),
     }
     return {**values, **changes}
 
@@ -56,7 +55,7 @@ async def test_top_up_with_the_key_of_another_body_conflicts(store, funded) -> N
     await funded(balance=0)
     await store.top_up(**payment())
     with pytest.raises(IdempotencyConflict):
-        await store.top_up(**payment(body_hash=b"other", amount_nano_usd=2000))
+        await store.top_up(**payment(once=Once("top-ups", "once", b"other"), amount_nano_usd=2000))
     assert (await store.balance("acc_1")).available_nano_usd == 1000
 
 
@@ -75,7 +74,7 @@ async def test_top_up_refuses_a_taken_payment_id_and_senseless_amounts(store, fu
     await funded(balance=0)
     await store.top_up(**payment())
     with pytest.raises(Duplicate):
-        await store.top_up(**payment(idempotency_key="twice"))
+        await store.top_up(**payment(once=Once("top-ups", "twice", b"body")))
     for changes in ({"amount_nano_usd": 0}, {"fee_nano_usd": -1}):
         with pytest.raises(ValueError, match="above 0"):
             await store.top_up(**payment(**changes))

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import make_url
 
 from storage.interfaces import CommitUnknown, Store, StoreUnavailable
+from storage.records import Once
 from storage.store import open_store
 
 
@@ -126,8 +127,7 @@ async def test_changes_with_an_unknown_outcome_are_safe_to_repeat(store, line, f
             account_id="acc_1",
             amount_nano_usd=10_000,
             fee_nano_usd=500,
-            idempotency_key="once",
-            body_hash=b"",
+            once=Once("top-ups", "once", b""),
         ),
     }
     for name, call in calls.items():

@@ -22,14 +22,16 @@ ACCOUNT_KIND_SERVICE: AccountKind
 ACCOUNT_KIND_HOUSE: AccountKind
 
 class CreateAccountRequest(_message.Message):
-    __slots__ = ("account_id", "display_name", "kind")
+    __slots__ = ("account_id", "display_name", "kind", "idempotency_key")
     ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     account_id: str
     display_name: str
     kind: AccountKind
-    def __init__(self, account_id: _Optional[str] = ..., display_name: _Optional[str] = ..., kind: _Optional[_Union[AccountKind, str]] = ...) -> None: ...
+    idempotency_key: str
+    def __init__(self, account_id: _Optional[str] = ..., display_name: _Optional[str] = ..., kind: _Optional[_Union[AccountKind, str]] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class GetAccountRequest(_message.Message):
     __slots__ = ("account_id",)

@@ -58,7 +58,7 @@ class AccountServiceServicer:
 
     def CreateAccount(self, request, context):
         """Makes an account with a balance of zero. ALREADY_EXISTS when account_id is
-        taken.
+        taken; CONFLICT when the idempotency key came with another body before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

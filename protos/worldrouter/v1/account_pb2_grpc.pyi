@@ -35,7 +35,7 @@ class AccountServiceStub:
     def __new__(cls, channel: _aio.Channel) -> AccountServiceAsyncStub: ...
     CreateAccount: _grpc.UnaryUnaryMultiCallable[_account_pb2.CreateAccountRequest, _account_pb2.Account]
     """Makes an account with a balance of zero. ALREADY_EXISTS when account_id is
-    taken.
+    taken; CONFLICT when the idempotency key came with another body before.
     """
     GetAccount: _grpc.UnaryUnaryMultiCallable[_account_pb2.GetAccountRequest, _account_pb2.Account]
     """Gets an account. NOT_FOUND when there is none of this ID."""
@@ -49,7 +49,7 @@ class AccountServiceAsyncStub(AccountServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.CreateAccountRequest, _account_pb2.Account]  # type: ignore[assignment]
     """Makes an account with a balance of zero. ALREADY_EXISTS when account_id is
-    taken.
+    taken; CONFLICT when the idempotency key came with another body before.
     """
     GetAccount: _aio.UnaryUnaryMultiCallable[_account_pb2.GetAccountRequest, _account_pb2.Account]  # type: ignore[assignment]
     """Gets an account. NOT_FOUND when there is none of this ID."""
@@ -66,7 +66,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_account_pb2.Account, _abc.Awaitable[_account_pb2.Account]]:
         """Makes an account with a balance of zero. ALREADY_EXISTS when account_id is
-        taken.
+        taken; CONFLICT when the idempotency key came with another body before.
         """
 
     @_abc_1.abstractmethod

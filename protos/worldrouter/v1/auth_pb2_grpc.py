@@ -28,6 +28,13 @@ if _version_not_supported:
 class AuthServiceStub:
     """AuthService manages API keys. All of it is for the operator, except
     VerifyApiKey.
+
+    Changes take an optional idempotency key, chosen by the caller: the same key
+    with the same body, within 7 days, changes nothing again and answers the API
+    key as it is now. With another body it is CONFLICT. Such a repeat never holds
+    a secret: WorldRouter keeps no copy. Whoever lost the answer of CreateApiKey
+    revokes that key and makes another. Whoever lost that of RotateApiKey does the
+    same while the old secret lasts (rotating again would end it at once).
     """
 
     def __init__(self, channel):
@@ -76,6 +83,13 @@ class AuthServiceStub:
 class AuthServiceServicer:
     """AuthService manages API keys. All of it is for the operator, except
     VerifyApiKey.
+
+    Changes take an optional idempotency key, chosen by the caller: the same key
+    with the same body, within 7 days, changes nothing again and answers the API
+    key as it is now. With another body it is CONFLICT. Such a repeat never holds
+    a secret: WorldRouter keeps no copy. Whoever lost the answer of CreateApiKey
+    revokes that key and makes another. Whoever lost that of RotateApiKey does the
+    same while the old secret lasts (rotating again would end it at once).
     """
 
     def CreateApiKey(self, request, context):
@@ -184,6 +198,13 @@ def add_AuthServiceServicer_to_server(servicer, server):
 class AuthService:
     """AuthService manages API keys. All of it is for the operator, except
     VerifyApiKey.
+
+    Changes take an optional idempotency key, chosen by the caller: the same key
+    with the same body, within 7 days, changes nothing again and answers the API
+    key as it is now. With another body it is CONFLICT. Such a repeat never holds
+    a secret: WorldRouter keeps no copy. Whoever lost the answer of CreateApiKey
+    revokes that key and makes another. Whoever lost that of RotateApiKey does the
+    same while the old secret lasts (rotating again would end it at once).
     """
 
     @staticmethod

@@ -29,6 +29,13 @@ GRPC_VERSION: str
 class AuthServiceStub:
     """AuthService manages API keys. All of it is for the operator, except
     VerifyApiKey.
+
+    Changes take an optional idempotency key, chosen by the caller: the same key
+    with the same body, within 7 days, changes nothing again and answers the API
+    key as it is now. With another body it is CONFLICT. Such a repeat never holds
+    a secret: WorldRouter keeps no copy. Whoever lost the answer of CreateApiKey
+    revokes that key and makes another. Whoever lost that of RotateApiKey does the
+    same while the old secret lasts (rotating again would end it at once).
     """
 
     @_typing.overload
@@ -67,6 +74,13 @@ class AuthServiceStub:
 class AuthServiceAsyncStub(AuthServiceStub):
     """AuthService manages API keys. All of it is for the operator, except
     VerifyApiKey.
+
+    Changes take an optional idempotency key, chosen by the caller: the same key
+    with the same body, within 7 days, changes nothing again and answers the API
+    key as it is now. With another body it is CONFLICT. Such a repeat never holds
+    a secret: WorldRouter keeps no copy. Whoever lost the answer of CreateApiKey
+    revokes that key and makes another. Whoever lost that of RotateApiKey does the
+    same while the old secret lasts (rotating again would end it at once).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -101,6 +115,13 @@ class AuthServiceAsyncStub(AuthServiceStub):
 class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
     """AuthService manages API keys. All of it is for the operator, except
     VerifyApiKey.
+
+    Changes take an optional idempotency key, chosen by the caller: the same key
+    with the same body, within 7 days, changes nothing again and answers the API
+    key as it is now. With another body it is CONFLICT. Such a repeat never holds
+    a secret: WorldRouter keeps no copy. Whoever lost the answer of CreateApiKey
+    revokes that key and makes another. Whoever lost that of RotateApiKey does the
+    same while the old secret lasts (rotating again would end it at once).
     """
 
     @_abc_1.abstractmethod

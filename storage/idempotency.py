@@ -1,0 +1,49 @@
+"""Changes that their callers may repeat: each happens once, its key committed with its effect."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, literal, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from storage.database import Database, OverDatabase
+from storage.interfaces import IdempotencyConflict
+from storage.records import Once
+from storage.tables import BIGINT, idempotency
+
+
+async def claim(database: Database, connection: AsyncConnection, once: Once | None, made: str) -> str | None:
+    """Take the key for a change that makes `made`; what the earlier change made when the key is taken.
+
+    None means go on, as it does without a key. Whoever comes second waits here until the first is committed, or
+    goes on when that failed. IdempotencyConflict for another body.
+    """
+    if once is None:
+        return None
+    row = {"scope": once.scope, "key": once.key, "body_hash": once.body_hash, "response": made}
+    statement = database.insert(idempotency).values(**row, created_us=database.now_us())
+    claimed = await connection.execute(statement.on_conflict_do_nothing().returning(idempotency.c.key))
+    if claimed.first() is not None:
+        return None
+    taken = select(idempotency.c.body_hash, idempotency.c.response).where(
+        idempotency.c.scope == once.scope, idempotency.c.key == once.key
+    )
+    first_hash, first_made = (await connection.execute(taken)).one()
+    if first_hash != once.body_hash:
+        raise IdempotencyConflict("the idempotency key was used with another body")
+    return str(first_made)
+
+
+class SqlIdempotency(OverDatabase):
+    """`IdempotencyStore` over a database."""
+
+    async def forget_keys(self, scope_prefix: str, *, older_than_s: int) -> int:
+        """Free the idempotency keys of scopes that begin so and were taken longer ago; how many."""
+        taken_us = idempotency.c.created_us + literal(older_than_s * 1_000_000, BIGINT)
+        old = delete(idempotency).where(
+            idempotency.c.scope.startswith(scope_prefix, autoescape=True), taken_us < self._db.now_us()
+        )
+
+        async def work(connection: AsyncConnection) -> int:
+            return (await connection.execute(old)).rowcount
+
+        return await self._db.write(work)
