@@ -82,13 +82,16 @@ async def read_body(request: ChatRequest, settings: EdgeSettings) -> bytes:
 
 
 async def _gather(content: StreamReader, limit_bytes: int) -> bytes:
-    pieces, size_bytes = [], 0
-    while piece := await content.readany():
-        pieces.append(piece)
-        size_bytes += len(piece)
-        if size_bytes > limit_bytes:
-            raise web.HTTPRequestEntityTooLarge(limit_bytes)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    pieces, piece, size_bytes = [], b"", 0
+    try:
+        while piece := await content.readany():
+            pieces.append(piece)
+            size_bytes += len(piece)
+            if size_bytes > limit_bytes:
+                raise web.HTTPRequestEntityTooLarge(limit_bytes)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    finally:
+        pieces, piece = [], b""  # aiohttp's end of a body that broke off holds this frame, in a cycle
 
 
 async def whole_answer(connection: Connection, call: grpc.aio.UnaryUnaryCall[Any, Answer]) -> Answer:
@@ -101,7 +104,7 @@ async def whole_answer(connection: Connection, call: grpc.aio.UnaryUnaryCall[Any
         return answer
     except asyncio.CancelledError:
         if exchange.cut is not None:
-            raise exchange.cut from None
+            raise exchange.cut() from None
         raise
 
 

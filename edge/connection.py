@@ -61,10 +61,10 @@ class Exchange:
 
     def __init__(self, call: grpc.aio.Call) -> None:
         self.call = call
-        self.cut: Exception | None = None
-        """Why we ended the call, if we did."""
+        self.cut: type[Exception] | None = None
+        """Why we ended the call, if we did: not yet raised, since what was raised holds the request's frames."""
 
-    def end(self, cut: Exception) -> None:
+    def end(self, cut: type[Exception]) -> None:
         """End the call for this reason; the first reason stays."""
         if self.cut is None:
             self.cut = cut
@@ -108,7 +108,7 @@ class Watch:
         """End every request at the core: the drain took too long."""
         for connection in tuple(self.connections):
             if connection.exchange is not None:
-                connection.exchange.end(web.HTTPServiceUnavailable())
+                connection.exchange.end(web.HTTPServiceUnavailable)
 
     def _sweep(self) -> None:
         self.start()
@@ -165,9 +165,10 @@ class Connection(web.RequestHandler):
         """The client is gone: end its call."""
         self.watch.connections.discard(self)
         if self.exchange is not None:
-            self.exchange.end(ClientGone())
+            self.exchange.end(ClientGone)
         super().connection_lost(exc)
         self._part()
+        self.wire = self.content = None  # cycles
 
     def data_received(self, data: bytes) -> None:
         """Something came. What the parser refuses may be in the middle of a body, whose reader must hear of it."""
@@ -215,7 +216,7 @@ class Connection(web.RequestHandler):
         """The request of this connection is at the core now."""
         self.exchange = exchange
         if self.transport is None:  # gone already, before the handler ran
-            exchange.end(ClientGone())
+            exchange.end(ClientGone)
         elif self._is_half_closed:
             self._probe()
 
@@ -232,7 +233,7 @@ class Connection(web.RequestHandler):
         wire, exchange = self.wire, self.exchange
         assert wire is not None
         if wire.is_closing() and exchange is not None:
-            exchange.end(ClientGone())
+            exchange.end(ClientGone)
         if self._is_half_closed:
             self._check_half_closed()
         waiting_bytes = wire.get_write_buffer_size()

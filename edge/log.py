@@ -14,7 +14,8 @@ from typing import TextIO
 import msgspec
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
-_KEY = re.compile(r"wlrouter_[0-9A-Za-z]{8,}|(?i:bearer)\s+[^\s\"',]{8,}")
+_KEY = re.compile(r"wlrouter_[0-9A-Za-z]{8,}|(?i:bearer)(?:\s|\\[nrt])+[^\s\"',\\]{8,}")
+"""To be found in JSON too, whose backslashes it must leave alone."""
 
 
 class Lines(logging.Formatter):

@@ -61,7 +61,7 @@ class EventStream(Exchange):
         except asyncio.CancelledError:
             if self.cut is None:
                 raise
-            failure = self.cut
+            failure = self.cut()
         except Exception as error:
             failure = error
         if failure is None and not self._finished:
@@ -70,7 +70,10 @@ class EventStream(Exchange):
             await self._open()
             self._end(DONE)
         elif not self._opened or isinstance(failure, ClientGone | ConnectionError):
-            raise failure
+            try:
+                raise failure
+            finally:
+                del failure  # its traceback holds this frame: a cycle
         else:
             self._fail(failure)
 

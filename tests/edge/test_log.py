@@ -80,3 +80,17 @@ def test_a_line_of_a_machine_is_one_json_object(lines: Callable[[], str], reques
     found = json.loads(lines())
     assert (found["level"], found["logger"], found["message"]) == ("warning", "edge", 'a\n"b" [secret]')
     assert (found["status"], found["path"]) == (404, '"[secret]"')
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['say "Bearer operatortoken01" now', "Bearer\toperatortoken01", "Bearer operatortoken01\\"],
+    ids=["quoted", "tab", "backslash"],
+)
+def test_a_secret_is_blacked_out_between_the_escapes_of_json(lines: Callable[[], str], text: str) -> None:
+    """The line stays what it was but for the secret."""
+    logging.getLogger("edge").warning("%s", text, extra={"path": text})
+    line = lines()
+    assert "operatortoken" not in line
+    if line.startswith("{"):
+        assert json.loads(line)["path"] == json.loads(line)["message"]
