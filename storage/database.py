@@ -96,6 +96,10 @@ class Database(ABC):
     async def chain_once(self, connection: AsyncConnection, limit: int) -> int:
         """Chain the next entries of the ledger, `limit` at most, in a transaction that is open; how many."""
 
+    @abstractmethod
+    async def settled_ledger_id(self) -> int:
+        """An id of the ledger up to which no entry will show up that is not there now; 0 when there is none."""
+
     async def release(self) -> None:
         """Close the pools, when nothing runs any more. Readers go first: the last connection is the writer's."""
         await self._readers.dispose()

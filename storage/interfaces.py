@@ -29,7 +29,11 @@ from storage.records import (
     SecretHash,
     Settlement,
     TopUp,
+    UsageBounds,
+    UsageDimension,
+    UsageQuery,
     UsageRecord,
+    UsageSum,
 )
 
 
@@ -174,6 +178,35 @@ class LedgerStore(Protocol):
         ...
 
 
+class UsageStore(Protocol):
+    """Usage by time, and summed up. Answers are exact at any moment, however far the roll-ups behind them are."""
+
+    async def roll_up_usage(self) -> int:
+        """Add entries to the roll-ups that are not in them yet and that can be; how many entries were looked at.
+
+        In small transactions: who is cancelled has lost nothing. Less when another core is at it. Safe to repeat.
+        """
+        ...
+
+    async def forget_usage(self) -> None:
+        """Empty the roll-ups: `roll_up_usage` makes them anew. Until then summaries take as long as the ledger is."""
+        ...
+
+    async def summarize_usage(
+        self, query: UsageQuery, by: Sequence[UsageDimension], *, after: tuple[int | str, ...] | None, limit: int
+    ) -> list[UsageSum]:
+        """Sums by what `by` names, ascending by it in that order; `after` is the last one seen, its values of `by`."""
+        ...
+
+    async def usage_bounds(self, query: UsageQuery) -> UsageBounds | None:
+        """The least and the greatest ledger id of the entries in question; None when there are none."""
+        ...
+
+    async def usage_between(self, query: UsageQuery, bounds: UsageBounds, *, limit: int) -> list[UsageRecord]:
+        """Usage entries in question of ids within the bounds, newest first."""
+        ...
+
+
 class LeaseStore(Protocol):
     """Money that cores may spend. Expiry goes by the database's clock."""
 
@@ -253,7 +286,7 @@ class IdempotencyStore(Protocol):
         ...
 
 
-class Store(AccountStore, KeyStore, LedgerStore, LeaseStore, AuditStore, IdempotencyStore, Protocol):
+class Store(AccountStore, KeyStore, LedgerStore, UsageStore, LeaseStore, AuditStore, IdempotencyStore, Protocol):
     """All of it, over one database."""
 
     async def ping(self) -> None:

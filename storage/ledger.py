@@ -114,12 +114,12 @@ class SqlLedger(OverDatabase):
     async def usage_records(self, account_id: str, *, before_id: int | None, limit: int) -> list[UsageRecord]:
         """Usage entries of the account, newest first."""
         own = select(ledger).where(ledger.c.debit_account == account_id, ledger.c.kind == "usage")
-        return [_usage_record(row) for row in await self._db.listed(_newest(own, before_id, limit))]
+        return [usage_record_of(row) for row in await self._db.listed(_newest(own, before_id, limit))]
 
     async def usage_record(self, request_id: str) -> UsageRecord | None:
         """The usage entry of a request; None when there is none."""
         found = await self._db.rows(select(ledger).where(ledger.c.ref == request_id, ledger.c.kind == "usage"))
-        return _usage_record(found[0]) if found else None
+        return usage_record_of(found[0]) if found else None
 
     async def put_prices(self, prices_: Sequence[Price]) -> None:
         """Insert those whose id is new. Safe to repeat."""
@@ -179,7 +179,8 @@ def _newest(statement: AnySelect, before_id: int | None, limit: int) -> AnySelec
     return statement.order_by(ledger.c.id.desc()).limit(limit)
 
 
-def _usage_record(row: AnyRow) -> UsageRecord:
+def usage_record_of(row: AnyRow) -> UsageRecord:
+    """The record that a usage entry is, given all columns of `ledger`."""
     fields = {name: getattr(row, name) for name in REQUEST_FIELDS}
     # SQLite has no booleans.
     fields["estimated"], fields["streamed"] = bool(row.estimated), bool(row.streamed)

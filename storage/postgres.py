@@ -13,11 +13,13 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Table,
+    Text,
     cast,
     extract,
     func,
     literal_column,
     select,
+    text,
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -30,6 +32,7 @@ from storage.postgres_settle import DRIVER_FAILURES, SettleTransaction
 from storage.records import Settlement
 from storage.settle_statements import CommitFailed
 from storage.settlement import storable
+from storage.tables import ledger
 
 WRITER_COUNT = 8
 READER_COUNT = 4
@@ -48,6 +51,16 @@ _RACES = frozenset({"23505", "0A000"})
 """unique_violation: a repeated call overtook its first attempt, and finds its rows the next time. What is a
 plain duplicate never gets here: those statements say ON CONFLICT. feature_not_supported: a cached plan is
 older than the last migration; SQLAlchemy forgets it."""
+_WRITING = (
+    select(literal_column("virtualtransaction", Text))
+    .distinct()
+    .select_from(text("pg_locks"))
+    .where(
+        text("locktype = 'relation' AND relation = CAST('ledger' AS regclass) AND mode = 'RowExclusiveLock'"),
+        text("database = (SELECT oid FROM pg_database WHERE datname = current_database())"),
+    )
+)
+"""Transactions that write the ledger, or are about to: INSERT takes the lock before anything else."""
 _MIGRATION_LOCK = 0x776C726F75746572
 """Key of the advisory lock that lets one migration run at a time: "wlrouter" in ASCII."""
 
@@ -83,6 +96,30 @@ async def exclusive(url: URL) -> AsyncIterator[AsyncConnection]:
         await engine.dispose()
 
 
+class Horizon:
+    """How far the ledger is settled, although ids become visible out of their order.
+
+    An id is taken by a transaction that holds a lock of the ledger from before until its end. So once all those have
+    ended that held one when an id was visible, whatever smaller id they took is visible too, or never will be.
+    """
+
+    def __init__(self) -> None:
+        self._settled = 0
+        self._next = 0
+        self._awaited: frozenset[str] | None = None
+
+    def move(self, visible: int, writing: frozenset[str]) -> int:
+        """The settled id, when `visible` was the greatest one and afterwards these transactions held a lock."""
+        if self._awaited is not None and not self._awaited & writing:
+            self._settled, self._awaited = self._next, None
+        if self._awaited is None:
+            if writing:
+                self._next, self._awaited = visible, writing
+            else:
+                self._settled = visible
+        return self._settled
+
+
 class PostgresDatabase(Database):
     """A PostgreSQL database, shared with other cores."""
 
@@ -103,6 +140,8 @@ class PostgresDatabase(Database):
         self._settle = SettleTransaction(self.now_us())
         self._settling = asyncio.Semaphore(1)
         self._settler: AsyncConnection | None = None
+        self._horizon = Horizon()
+        self._looking = asyncio.Lock()
 
     def insert(self, table: Table) -> postgresql.Insert:
         return postgresql.insert(table)
@@ -133,6 +172,14 @@ class PostgresDatabase(Database):
         # Without an error of the server's, the driver itself found its connection closed or out of step.
         by_driver = isinstance(error, DBAPIError | asyncpg.InterfaceError | asyncpg.InternalClientError)
         return ConnectionLost(text) if by_driver else StoreUnavailable(text)
+
+    async def settled_ledger_id(self) -> int:
+        """See `Horizon`."""
+        async with self._looking:
+            [[last_id]] = await self.rows(select(func.coalesce(func.max(ledger.c.id), 0)))
+            # Apart, and after it: whoever took a smaller id and has not ended is among them.
+            writing = await self.rows(_WRITING)
+            return self._horizon.move(int(last_id), frozenset(row[0] for row in writing))
 
     async def settle(self, batch: Sequence[Settlement]) -> None:
         async def once() -> None:

@@ -41,6 +41,8 @@ chain_missing    an entry of the chain is not in the ledger, or a position not i
 chain_unlisted   an entry is not in the chain, though all around it are
 chain_head       the end of a chain, or the sums there, are not those of its entries
 """
+UsageDimension = Literal["day", "account", "api_key", "model"]
+"""What usage is summed up by."""
 
 HOUSE_PAYMENTS = "house_payments"
 """Account that payments come from; its balance is the negative of all money ever paid in."""
@@ -291,3 +293,40 @@ class LedgerSnapshot:
     field_names: Sequence[str]
     accounts: list[AccountState]
     unchained: list[ChainedEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class UsageQuery:
+    """Which usage is meant: of UTC days, both of them included, as days since the Unix epoch; and of one account, or of
+    all when it is None."""
+
+    first_day: int
+    last_day: int
+    account_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSum:
+    """Usage entries added up. What they were not told apart by is None; `key_id` is empty for the operator's."""
+
+    day: int | None
+    account_id: str | None
+    key_id: str | None
+    model_id: str | None
+    requests: int
+    failed_requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    cache_write_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    amount_nano_usd: int
+    shortfall_nano_usd: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageBounds:
+    """Ids of ledger entries between which something is, both of them included."""
+
+    first_id: int
+    last_id: int

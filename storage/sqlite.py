@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import aiosqlite
-from sqlalchemy import URL, ColumnElement, Table, event, literal
+from sqlalchemy import URL, ColumnElement, Table, event, func, literal, select
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -28,7 +28,7 @@ from storage.records import Settlement
 from storage.settle_statements import CommitFailed
 from storage.settlement import storable
 from storage.sqlite_settle import SettleTransaction
-from storage.tables import BIGINT
+from storage.tables import BIGINT, ledger
 
 READER_COUNT = 4
 BUSY_TIMEOUT_S = 5.0
@@ -196,6 +196,11 @@ class SqliteDatabase(Database):
     async def chain_once(self, connection: AsyncConnection, limit: int) -> int:
         driver: Any = (await connection.get_raw_connection()).driver_connection
         return int(await driver._execute(sqlite_chain.chain, driver._conn, limit))  # see _settle_once
+
+    async def settled_ledger_id(self) -> int:
+        # There is one writer: ids ascend in commit order.
+        [[last_id]] = await self.rows(select(func.coalesce(func.max(ledger.c.id), 0)))
+        return int(last_id)
 
     async def settle(self, batch: Sequence[Settlement]) -> None:
         try:

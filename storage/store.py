@@ -20,6 +20,7 @@ from storage.migrate import refuse_outdated
 from storage.postgres import PostgresDatabase
 from storage.sqlite import SqliteDatabase
 from storage.url import SQLITE, parse
+from storage.usage import SqlUsage
 
 
 def wall_clock_us() -> int:
@@ -27,7 +28,7 @@ def wall_clock_us() -> int:
     return time.time_ns() // 1000
 
 
-class SqlStore(SqlAccounts, SqlKeys, SqlLedger, SqlLeases, SqlAudits, SqlIdempotency):
+class SqlStore(SqlAccounts, SqlKeys, SqlLedger, SqlUsage, SqlLeases, SqlAudits, SqlIdempotency):
     """`Store` over SQLite or PostgreSQL."""
 
     async def ping(self) -> None:

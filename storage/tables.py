@@ -207,6 +207,37 @@ ledger_heads = Table(
     sqlite_strict=True,
 )
 
+USAGE_REVISION = "usage_daily"
+"""Name of the counter that says how far `usage_daily` is: an id of the ledger, everything up to it is in."""
+
+USAGE_EPOCH = "usage_daily_epoch"
+"""Name of the counter of how often `usage_daily` was emptied to be made anew."""
+
+# Sums of usage entries by UTC day (days since the epoch), account, key ("" for the operator's) and model; see
+# `storage.usage`. Everything here can be made anew from the ledger.
+usage_daily = Table(
+    "usage_daily",
+    metadata,
+    Column("day", BIGINT, primary_key=True, autoincrement=False),
+    Column("account_id", Text, primary_key=True),
+    Column("key_id", Text, primary_key=True),
+    Column("model_id", Text, primary_key=True),
+    Column("requests", BIGINT, nullable=False),
+    Column("failed_requests", BIGINT, nullable=False),
+    Column("prompt_tokens", BIGINT, nullable=False),
+    Column("cached_tokens", BIGINT, nullable=False),
+    Column("cache_write_tokens", BIGINT, nullable=False),
+    Column("completion_tokens", BIGINT, nullable=False),
+    Column("reasoning_tokens", BIGINT, nullable=False),
+    Column("amount", BIGINT, nullable=False),
+    Column("shortfall", BIGINT, nullable=False),
+    # The least and the greatest id of the entries that were added up: where in the ledger to look for them.
+    Column("first_id", BIGINT, nullable=False),
+    Column("last_id", BIGINT, nullable=False),
+    Index("ix_usage_daily_account", "account_id", "day"),
+    sqlite_strict=True,
+)
+
 idempotency = Table(
     "idempotency",
     metadata,
