@@ -18,6 +18,7 @@ from core.money.auditor import Auditor
 from core.money.escrow import Escrow, EscrowSettings
 from core.money.ledger import LedgerWriter
 from core.money.ratios import TextRatios
+from core.money.rollups import roll_up_forever
 from core.providers.base import Provider
 from core.settings import Settings
 from storage.interfaces import Store, StoreError
@@ -115,6 +116,7 @@ class Engine:
         self.keep(self.pipeline.sweep_forever())
         self.keep(self._maintain_leases())
         self.keep(self.auditor.run())
+        self.keep(roll_up_forever(self._store))
 
     def keep(self, work: Coroutine[None, None, None]) -> None:
         """Run something until `stop`."""

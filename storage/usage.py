@@ -35,8 +35,10 @@ from storage.records import UsageBounds, UsageDimension, UsageQuery, UsageRecord
 from storage.tables import USAGE_EPOCH, USAGE_REVISION, ledger, revisions, usage_daily
 
 US_PER_DAY: Final = 86_400_000_000
-ROLL_UP_ENTRIES: Final = 4_000
-"""Entries added up by one step. Its transaction writes as many rows at most: on SQLite settlements wait for it."""
+STEP_ENTRIES: Final = (4_000, 64_000)
+"""Least and most entries that one step adds up."""
+STEP_ROWS: Final = 8_000
+"""Rows that a step's transaction should write at most: on SQLite settlements wait for it, some 10 ms per thousand."""
 MAX_COUNTED: Final = 10**12
 """Most tokens that one entry adds to a sum: far beyond any model, and far from overflowing 64 bits in all."""
 
@@ -60,15 +62,17 @@ class SqlUsage(OverDatabase):
 
         In small transactions: who is cancelled has lost nothing. Less when another core is at it. Safe to repeat.
         """
-        last_id, done = await self._db.settled_ledger_id(), 0
+        last_id, done, size = await self._db.settled_ledger_id(), 0, STEP_ENTRIES[0]
         while True:
             _, through = await self._position()
             ahead = select(ledger.c.id).where(ledger.c.id > through, ledger.c.id <= last_id)
-            step = ahead.order_by(ledger.c.id).limit(ROLL_UP_ENTRIES).subquery()
+            step = ahead.order_by(ledger.c.id).limit(size).subquery()
             [[count, end]] = await self._db.rows(select(func.count(), func.max(step.c.id)))
-            if not count or not await self._advance(through, end):
+            written = await self._advance(through, end) if count else None
+            if written is None:
                 return done
             done += count
+            size = min(size * 2, STEP_ENTRIES[1]) if written <= STEP_ROWS // 2 else STEP_ENTRIES[0]
 
     async def forget_usage(self) -> None:
         """Empty the roll-ups: `roll_up_usage` makes them anew. Until then summaries take as long as the ledger is."""
@@ -129,24 +133,24 @@ class SqlUsage(OverDatabase):
             if (await self._position())[0] == epoch:
                 return rows
 
-    async def _advance(self, through: int, end: int) -> bool:
-        """Add up the entries behind `through` as far as `end`; False when somebody else moved on from `through`."""
+    async def _advance(self, through: int, end: int) -> int | None:
+        """Add up the entries behind `through` as far as `end`; the rows written, None when somebody else was faster."""
         fresh = _of_ledger(ledger.c.id > through, ledger.c.id <= end, ledger.c.kind == "usage").subquery()
         keys = [fresh.c[name] for name in _KEY]
         sums = [_total(fresh.c[name]).label(name) for name in _SUMS]
         ids = [func.min(fresh.c.first_id).label("first_id"), func.max(fresh.c.last_id).label("last_id")]
         rows = [dict(row._mapping) for row in await self._db.rows(select(*keys, *sums, *ids).group_by(*keys))]
 
-        async def work(connection: AsyncConnection) -> bool:
+        async def work(connection: AsyncConnection) -> int | None:
             moved = _set_revision(USAGE_REVISION, literal(end)).where(revisions.c.value == through)
             if (await connection.execute(moved.returning(revisions.c.name))).first() is None:
-                return False
+                return None
             if rows:
                 statement = self._db.insert(usage_daily)
                 added = {name: usage_daily.c[name] + statement.excluded[name] for name in _SUMS}
                 changed = {**added, "last_id": statement.excluded.last_id}
                 await connection.execute(statement.on_conflict_do_update(index_elements=_KEY, set_=changed), rows)
-            return True
+            return len(rows)
 
         return await self._db.write(work)
 

@@ -32,6 +32,7 @@ PURE = frozenset(
         "core.money.pricing",
         "core.chat.pipeline",
         "core.money.ratios",
+        "core.money.rollups",
         "core.routing",
         "core.chat.sse",
         "core.chat.tool_calls",

@@ -41,6 +41,8 @@ RPC_ROLES: Mapping[str, frozenset[Role]] = MappingProxyType(
         "/worldrouter.v1.MeteringService/GetUsageRecord": _KEYS,
         "/worldrouter.v1.MeteringService/ListLedgerEntries": _KEYS,
         "/worldrouter.v1.MeteringService/ListUsageRecords": _KEYS,
+        "/worldrouter.v1.MeteringService/RebuildUsageSummaries": _OPERATOR,
+        "/worldrouter.v1.MeteringService/SummarizeUsage": _KEYS,
         "/worldrouter.v1.RawChatService/CreateRawCompletion": _KEYS,
         "/worldrouter.v1.RawChatService/StreamRawCompletion": _KEYS,
         "/worldrouter.v1.RoutingService/GetModel": _KEYS,

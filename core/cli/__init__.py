@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from core.cli import accounts, audit, billing, catalog, chat, doctor, keys, launch, usage
+from core.cli import accounts, audit, billing, catalog, chat, doctor, keys, launch, summaries, usage
 from core.cli.options import connection_options
 from core.cli.session import Session
 from core.home import Home
@@ -58,6 +58,9 @@ for _command in (
     audit.audit,
 ):
     cli.add_command(_command)
+
+for _command in (summaries.summary, summaries.export, summaries.rebuild):
+    usage.usage.add_command(_command)
 
 
 def main(*arguments: str) -> None:

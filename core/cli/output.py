@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -10,6 +13,10 @@ from datetime import UTC, datetime
 import click
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.timestamp_pb2 import Timestamp
+
+# What spreadsheets begin formulas with (OWASP, "CSV Injection"), also after what another locale takes for the end of a
+# cell. The apostrophe that is put before it says "text".
+_FORMULA = re.compile(r"((?:^|[;,|\t\r\n\"'])\s*)([=+\-@\uff1d\uff0b\uff0d\uff20])")
 
 Json = None | bool | int | str | Sequence["Json"] | Mapping[str, "Json"]
 """What JSON output is made of; no floats: amounts are integers and decimal strings."""
@@ -28,6 +35,13 @@ def one_line(text: str) -> str:
 def print_json(value: Json) -> None:
     """Print one line of JSON, ASCII only."""
     click.echo(json.dumps(value))
+
+
+def csv_line(cells: Sequence[str | int]) -> str:
+    """One line of CSV (RFC 4180), its line break included. No spreadsheet takes a text in it for a formula."""
+    line = io.StringIO()
+    csv.writer(line).writerow([_FORMULA.sub(r"\1'\2", cell) if isinstance(cell, str) else cell for cell in cells])
+    return line.getvalue()
 
 
 def print_fields(fields: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""`worldrouter usage`: what requests came to."""
+"""`worldrouter usage` and `usage records`: what requests came to, one by one."""
 
 from __future__ import annotations
 
@@ -12,23 +12,41 @@ from core.cli.output import Json, enum_word, exact_time, print_fields, print_jso
 from core.cli.session import Session
 
 
-@click.command()
+class _OrRecords(click.Group):
+    """A group whose command `records` may be left out: `worldrouter usage ID` shows a request."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Put the name back in where none of a command comes first."""
+        if not args or args[0] not in {*self.commands, *ctx.help_option_names}:
+            args = ["records", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_OrRecords)
+def usage() -> None:
+    """What requests came to, one by one, summed up, and as a file.
+
+    Without a command it is `records`: `worldrouter usage` lists requests, `worldrouter usage REQUEST_ID` shows one.
+    """
+
+
+@usage.command()
 @click.argument("request_id", required=False)
 @account_option
 @limit_option
 @json_option
 @client_command
-def usage(session: Session, request_id: str | None, account_id: str, limit: int, as_json: bool) -> None:
+def records(session: Session, request_id: str | None, account_id: str, limit: int, as_json: bool) -> None:
     """List the requests of an account, or show one.
 
     The list begins with the newest. REQUEST_ID is the `x-request-id` of an answer; the `chatcmpl-` in front
-    of it may stay. What --json prints as `cost_usd` is exact.
+    of it may stay. What --json prints as `cost_usd` is exact. The word `records` may be left out.
 
     \b
     Examples:
       worldrouter usage
       worldrouter usage 01k9zvw3 --json | jq -r .cost_usd
-      worldrouter usage --account acct_01k9 --limit 1000 --json
+      worldrouter usage records --account acct_01k9 --limit 1000 --json
     """
     with session.connect() as core:
         if request_id is not None:
@@ -47,7 +65,7 @@ def usage(session: Session, request_id: str | None, account_id: str, limit: int,
 
 def _print_records(records: list[metering_pb2.UsageRecord], as_json: bool) -> None:
     if as_json:
-        print_json([_json(record) for record in records])
+        print_json([record_json(record) for record in records])
         return
     columns = ["REQUEST", "TIME", "MODEL", "STATUS", "IN", "OUT", "USD", "MS"]
     rows = [
@@ -68,7 +86,7 @@ def _print_records(records: list[metering_pb2.UsageRecord], as_json: bool) -> No
 
 def _print_record(record: metering_pb2.UsageRecord, as_json: bool) -> None:
     if as_json:
-        print_json(_json(record))
+        print_json(record_json(record))
         return
     usage = record.usage
     first = f"{record.time_to_first_token_ms} ms" if record.HasField("time_to_first_token_ms") else "none came"
@@ -96,7 +114,8 @@ def _print_record(record: metering_pb2.UsageRecord, as_json: bool) -> None:
     )
 
 
-def _json(record: metering_pb2.UsageRecord) -> dict[str, Json]:
+def record_json(record: metering_pb2.UsageRecord) -> dict[str, Json]:
+    """A record for JSON."""
     first = record.time_to_first_token_ms if record.HasField("time_to_first_token_ms") else None
     return {
         "request_id": record.request_id,

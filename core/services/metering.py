@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from worldrouter.v1 import metering_pb2, metering_pb2_grpc, types_pb2
+from worldrouter.v1 import metering_pb2, metering_pb2_grpc
 
 from core.call import Role, current_call
-from core.errors import InvalidRequest
+from core.errors import Forbidden, InvalidRequest
 from core.ids import IdSource
 from core.money.pricing import NANO_USD_PER_USD, service_fee_nano_usd, usd_text
-from core.services import Context, auditing, fields
+from core.services import Context, auditing, fields, usage
 from core.services.paging import Number, Pager
 from core.services.repeats import once
-from storage.interfaces import AccountStore, AuditStore, LedgerStore
-from storage.records import LedgerEntry, LedgerKind, TopUp, UsageRecord
+from storage.interfaces import AccountStore, AuditStore, LedgerStore, UsageStore
+from storage.records import LedgerEntry, LedgerKind, TopUp
 
 MAX_TOP_UP_NANO_USD = 10_000_000 * NANO_USD_PER_USD
 """Most credit that one payment adds: 10 million USD. Sums of hundreds of these still fit 64 bits."""
@@ -27,15 +28,6 @@ _LEDGER_KINDS: Mapping[LedgerKind, metering_pb2.LedgerKind] = {
     "refund": metering_pb2.LEDGER_KIND_REFUND,
     "adjust": metering_pb2.LEDGER_KIND_ADJUST,
 }
-_STATUSES: Mapping[str, metering_pb2.CompletionStatus] = {
-    "complete": metering_pb2.COMPLETION_STATUS_COMPLETE,
-    "client_gone": metering_pb2.COMPLETION_STATUS_CLIENT_GONE,
-    "upstream_failed": metering_pb2.COMPLETION_STATUS_UPSTREAM_FAILED,
-    "timeout": metering_pb2.COMPLETION_STATUS_TIMEOUT,
-    "revoked": metering_pb2.COMPLETION_STATUS_REVOKED,
-    "shutdown": metering_pb2.COMPLETION_STATUS_SHUTDOWN,
-    "internal_error": metering_pb2.COMPLETION_STATUS_INTERNAL_ERROR,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +38,17 @@ class TopUpRules:
     fee_basis_points: int = 500
 
 
+class MeteringStore(LedgerStore, UsageStore, Protocol):
+    """What money services need of the store, but for accounts."""
+
+
 class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
     """Money, for API keys that of their own account, for the operator that of all."""
 
     def __init__(
         self,
         accounts: AccountStore,
-        ledger: LedgerStore,
+        ledger: MeteringStore,
         audits: AuditStore,
         ids: IdSource,
         *,
@@ -112,15 +108,17 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
     async def ListUsageRecords(
         self, request: metering_pb2.ListUsageRecordsRequest, context: Context
     ) -> metering_pb2.ListUsageRecordsResponse:
-        """List an account's requests, newest first."""
-        account_id = await self._existing_account_id(request.account_id)
+        """List requests, newest first."""
+        account_id = await self._account_id_or_all(request)
+        if account_id is None or request.first_day or request.last_day:
+            return await usage.records_of_days(self._ledger, usage.query(request, account_id), request)
         scope = ["ListUsageRecords", account_id]
         pager = Pager(scope, tuple[Number], request.page_size, request.page_token)
         before_id = pager.after[0] if pager.after else None
         fetched = await self._ledger.usage_records(account_id, before_id=before_id, limit=pager.limit)
         page = pager.page(fetched, lambda record: (record.entry_id,))
         return metering_pb2.ListUsageRecordsResponse(
-            records=map(_usage_message, page.items), next_page_token=page.next_page_token
+            records=map(usage.record_message, page.items), next_page_token=page.next_page_token
         )
 
     async def GetUsageRecord(
@@ -132,7 +130,21 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
         caller = current_call.get().caller
         if record is None or not (caller.role is Role.OPERATOR or record.settlement.account_id == caller.account_id):
             raise fields.not_found("request_id", request_id)
-        return _usage_message(record)
+        return usage.record_message(record)
+
+    async def SummarizeUsage(
+        self, request: metering_pb2.SummarizeUsageRequest, context: Context
+    ) -> metering_pb2.SummarizeUsageResponse:
+        """Sum requests up."""
+        account_id = await self._account_id_or_all(request)
+        return await usage.summaries(self._ledger, usage.query(request, account_id), request)
+
+    async def RebuildUsageSummaries(
+        self, request: metering_pb2.RebuildUsageSummariesRequest, context: Context
+    ) -> metering_pb2.RebuildUsageSummariesResponse:
+        """Empty the roll-ups and go through the ledger again."""
+        await self._ledger.forget_usage()
+        return metering_pb2.RebuildUsageSummariesResponse(entry_count=await self._ledger.roll_up_usage())
 
     async def Audit(self, request: metering_pb2.AuditRequest, context: Context) -> metering_pb2.AuditResponse:
         """Count everything anew and follow every chain."""
@@ -158,6 +170,16 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
                 param="amount_nano_usd",
             )
         return amount
+
+    async def _account_id_or_all(self, request: usage.UsageRequest) -> str | None:
+        """The account that a request is about; None for all. Raises Forbidden unless the operator asks for all."""
+        if not request.all_accounts:
+            return await self._existing_account_id(request.account_id)
+        if current_call.get().caller.role is not Role.OPERATOR:
+            raise Forbidden("Only the operator may ask for all accounts.", param="all_accounts")
+        if request.account_id:
+            raise InvalidRequest("account_id must be empty with all_accounts.", param="account_id")
+        return None
 
     async def _existing_account_id(self, requested: str) -> str:
         """The account to list. Raises NotFound when there is none, rather than an empty list."""
@@ -199,35 +221,4 @@ def _entry_message(entry: LedgerEntry) -> metering_pb2.LedgerEntry:
         shortfall_nano_usd=entry.shortfall_nano_usd,
         note=entry.note,
         create_time=fields.timestamp(entry.created_us),
-    )
-
-
-def _usage_message(record: UsageRecord) -> metering_pb2.UsageRecord:
-    settled = record.settlement
-    return metering_pb2.UsageRecord(
-        request_id=settled.request_id,
-        client_request_id=settled.client_request_id,
-        account_id=settled.account_id,
-        api_key_id=settled.key_id or "",
-        model_id=settled.model_id,
-        endpoint=settled.endpoint,
-        status=_STATUSES[settled.status],
-        finish_reason=settled.finish_reason,
-        error_reason=settled.error_reason,
-        usage=types_pb2.Usage(
-            prompt_token_count=settled.prompt_tokens,
-            completion_token_count=settled.completion_tokens,
-            total_token_count=settled.prompt_tokens + settled.completion_tokens,
-            cached_token_count=settled.cached_tokens,
-            reasoning_token_count=settled.reasoning_tokens,
-            cache_write_token_count=settled.cache_write_tokens,
-            estimated=settled.estimated,
-        ),
-        cost_nano_usd=settled.amount_nano_usd,
-        price_id=settled.price_id,
-        attempt_count=settled.attempts,
-        time_to_first_token_ms=settled.ttft_ms,
-        duration_ms=settled.duration_ms,
-        streamed=settled.streamed,
-        create_time=fields.timestamp(record.created_us),
     )

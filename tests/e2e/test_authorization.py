@@ -33,6 +33,7 @@ FOR_KEYS = {
     "MeteringService/GetUsageRecord",
     "MeteringService/ListLedgerEntries",
     "MeteringService/ListUsageRecords",
+    "MeteringService/SummarizeUsage",
     "RawChatService/CreateRawCompletion",
     "RawChatService/StreamRawCompletion",
     "RoutingService/GetModel",

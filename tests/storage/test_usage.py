@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from storage.postgres import Horizon
 from storage.records import UsageBounds, UsageDimension, UsageQuery, UsageSum
 from storage.store import open_store
-from storage.usage import MAX_COUNTED, ROLL_UP_ENTRIES, US_PER_DAY
+from storage.usage import MAX_COUNTED, STEP_ENTRIES, US_PER_DAY
 
 EVER = UsageQuery(0, 100_000, None)
 ALL: Sequence[UsageDimension] = ("day", "account", "api_key", "model")
@@ -207,7 +207,7 @@ async def test_an_answer_is_exact_while_the_roll_ups_are_emptied(store, insert) 
 
 async def test_many_steps_make_the_same(store, query) -> None:
     """A ledger longer than a step is rolled up whole, groups that span steps added up."""
-    count = 2 * ROLL_UP_ENTRIES + 5
+    count = 3 * STEP_ENTRIES[0] - 5
     digits = "SELECT 0 AS d" + "".join(f" UNION ALL SELECT {n}" for n in range(1, 10))
     await query(
         f"INSERT INTO ledger (ref, kind, created_us, debit_account, credit_account, amount, shortfall, note, model_id,"

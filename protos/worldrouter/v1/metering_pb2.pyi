@@ -11,6 +11,14 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class UsageDimension(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    USAGE_DIMENSION_UNSPECIFIED: _ClassVar[UsageDimension]
+    USAGE_DIMENSION_DAY: _ClassVar[UsageDimension]
+    USAGE_DIMENSION_ACCOUNT: _ClassVar[UsageDimension]
+    USAGE_DIMENSION_API_KEY: _ClassVar[UsageDimension]
+    USAGE_DIMENSION_MODEL: _ClassVar[UsageDimension]
+
 class LedgerKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     LEDGER_KIND_UNSPECIFIED: _ClassVar[LedgerKind]
@@ -45,6 +53,11 @@ class AuditDeviationKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     AUDIT_DEVIATION_KIND_CHAIN_MISSING: _ClassVar[AuditDeviationKind]
     AUDIT_DEVIATION_KIND_CHAIN_UNLISTED: _ClassVar[AuditDeviationKind]
     AUDIT_DEVIATION_KIND_CHAIN_HEAD: _ClassVar[AuditDeviationKind]
+USAGE_DIMENSION_UNSPECIFIED: UsageDimension
+USAGE_DIMENSION_DAY: UsageDimension
+USAGE_DIMENSION_ACCOUNT: UsageDimension
+USAGE_DIMENSION_API_KEY: UsageDimension
+USAGE_DIMENSION_MODEL: UsageDimension
 LEDGER_KIND_UNSPECIFIED: LedgerKind
 LEDGER_KIND_USAGE: LedgerKind
 LEDGER_KIND_TOPUP: LedgerKind
@@ -137,14 +150,20 @@ class ListLedgerEntriesResponse(_message.Message):
     def __init__(self, entries: _Optional[_Iterable[_Union[LedgerEntry, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class ListUsageRecordsRequest(_message.Message):
-    __slots__ = ("account_id", "page_size", "page_token")
+    __slots__ = ("account_id", "page_size", "page_token", "first_day", "last_day", "all_accounts")
     ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    FIRST_DAY_FIELD_NUMBER: _ClassVar[int]
+    LAST_DAY_FIELD_NUMBER: _ClassVar[int]
+    ALL_ACCOUNTS_FIELD_NUMBER: _ClassVar[int]
     account_id: str
     page_size: int
     page_token: str
-    def __init__(self, account_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    first_day: str
+    last_day: str
+    all_accounts: bool
+    def __init__(self, account_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., first_day: _Optional[str] = ..., last_day: _Optional[str] = ..., all_accounts: _Optional[bool] = ...) -> None: ...
 
 class ListUsageRecordsResponse(_message.Message):
     __slots__ = ("records", "next_page_token")
@@ -238,6 +257,42 @@ class ExportedEntry(_message.Message):
     content_json: str
     def __init__(self, account_id: _Optional[str] = ..., position: _Optional[int] = ..., hash: _Optional[bytes] = ..., content_json: _Optional[str] = ...) -> None: ...
 
+class SummarizeUsageRequest(_message.Message):
+    __slots__ = ("account_id", "all_accounts", "first_day", "last_day", "group_by", "page_size", "page_token")
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    ALL_ACCOUNTS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_DAY_FIELD_NUMBER: _ClassVar[int]
+    LAST_DAY_FIELD_NUMBER: _ClassVar[int]
+    GROUP_BY_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    account_id: str
+    all_accounts: bool
+    first_day: str
+    last_day: str
+    group_by: _containers.RepeatedScalarFieldContainer[UsageDimension]
+    page_size: int
+    page_token: str
+    def __init__(self, account_id: _Optional[str] = ..., all_accounts: _Optional[bool] = ..., first_day: _Optional[str] = ..., last_day: _Optional[str] = ..., group_by: _Optional[_Iterable[_Union[UsageDimension, str]]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class SummarizeUsageResponse(_message.Message):
+    __slots__ = ("summaries", "next_page_token")
+    SUMMARIES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    summaries: _containers.RepeatedCompositeFieldContainer[UsageSummary]
+    next_page_token: str
+    def __init__(self, summaries: _Optional[_Iterable[_Union[UsageSummary, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class RebuildUsageSummariesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RebuildUsageSummariesResponse(_message.Message):
+    __slots__ = ("entry_count",)
+    ENTRY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    entry_count: int
+    def __init__(self, entry_count: _Optional[int] = ...) -> None: ...
+
 class LedgerEntry(_message.Message):
     __slots__ = ("id", "ref", "kind", "debit_account_id", "credit_account_id", "amount_nano_usd", "shortfall_nano_usd", "note", "create_time")
     ID_FIELD_NUMBER: _ClassVar[int]
@@ -297,3 +352,33 @@ class UsageRecord(_message.Message):
     streamed: bool
     create_time: _timestamp_pb2.Timestamp
     def __init__(self, request_id: _Optional[str] = ..., client_request_id: _Optional[str] = ..., account_id: _Optional[str] = ..., api_key_id: _Optional[str] = ..., model_id: _Optional[str] = ..., endpoint: _Optional[str] = ..., status: _Optional[_Union[CompletionStatus, str]] = ..., finish_reason: _Optional[str] = ..., error_reason: _Optional[str] = ..., usage: _Optional[_Union[_types_pb2.Usage, _Mapping]] = ..., cost_nano_usd: _Optional[int] = ..., price_id: _Optional[str] = ..., attempt_count: _Optional[int] = ..., time_to_first_token_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ..., streamed: _Optional[bool] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class UsageSummary(_message.Message):
+    __slots__ = ("day", "account_id", "api_key_id", "model_id", "request_count", "failed_request_count", "prompt_token_count", "cached_token_count", "cache_write_token_count", "completion_token_count", "reasoning_token_count", "cost_nano_usd", "shortfall_nano_usd")
+    DAY_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    API_KEY_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FAILED_REQUEST_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CACHED_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITE_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    COMPLETION_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REASONING_TOKEN_COUNT_FIELD_NUMBER: _ClassVar[int]
+    COST_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    SHORTFALL_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    day: str
+    account_id: str
+    api_key_id: str
+    model_id: str
+    request_count: int
+    failed_request_count: int
+    prompt_token_count: int
+    cached_token_count: int
+    cache_write_token_count: int
+    completion_token_count: int
+    reasoning_token_count: int
+    cost_nano_usd: int
+    shortfall_nano_usd: int
+    def __init__(self, day: _Optional[str] = ..., account_id: _Optional[str] = ..., api_key_id: _Optional[str] = ..., model_id: _Optional[str] = ..., request_count: _Optional[int] = ..., failed_request_count: _Optional[int] = ..., prompt_token_count: _Optional[int] = ..., cached_token_count: _Optional[int] = ..., cache_write_token_count: _Optional[int] = ..., completion_token_count: _Optional[int] = ..., reasoning_token_count: _Optional[int] = ..., cost_nano_usd: _Optional[int] = ..., shortfall_nano_usd: _Optional[int] = ...) -> None: ...

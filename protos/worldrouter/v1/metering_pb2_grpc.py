@@ -72,6 +72,16 @@ class MeteringServiceStub:
                 request_serializer=worldrouter_dot_v1_dot_metering__pb2.ExportLedgerRequest.SerializeToString,
                 response_deserializer=worldrouter_dot_v1_dot_metering__pb2.ExportLedgerResponse.FromString,
                 _registered_method=True)
+        self.SummarizeUsage = channel.unary_unary(
+                '/worldrouter.v1.MeteringService/SummarizeUsage',
+                request_serializer=worldrouter_dot_v1_dot_metering__pb2.SummarizeUsageRequest.SerializeToString,
+                response_deserializer=worldrouter_dot_v1_dot_metering__pb2.SummarizeUsageResponse.FromString,
+                _registered_method=True)
+        self.RebuildUsageSummaries = channel.unary_unary(
+                '/worldrouter.v1.MeteringService/RebuildUsageSummaries',
+                request_serializer=worldrouter_dot_v1_dot_metering__pb2.RebuildUsageSummariesRequest.SerializeToString,
+                response_deserializer=worldrouter_dot_v1_dot_metering__pb2.RebuildUsageSummariesResponse.FromString,
+                _registered_method=True)
 
 
 class MeteringServiceServicer:
@@ -105,7 +115,8 @@ class MeteringServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListUsageRecords(self, request, context):
-        """Lists the requests of an account, newest first.
+        """Lists the requests of an account, newest first; for the operator also those
+        of all accounts. FORBIDDEN when anybody else asks for all.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,6 +149,24 @@ class MeteringServiceServicer:
         entries are those of one moment. Complete when the stream ends with OK.
         SERVICE_UNAVAILABLE while more entries wait to be chained than fit its
         beginning, as they do for minutes after an upgrade. For the operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SummarizeUsage(self, request, context):
+        """Sums the requests of an account up, by day, key or model; for the operator
+        also those of all accounts. FORBIDDEN when anybody else asks for all. Exact
+        at the moment of the call: every committed request is in it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RebuildUsageSummaries(self, request, context):
+        """Makes the sums that summaries are answered from anew, from the ledger. For
+        the operator. Never needed but after damage; summaries stay exact meanwhile,
+        though slow.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -180,6 +209,16 @@ def add_MeteringServiceServicer_to_server(servicer, server):
                     servicer.ExportLedger,
                     request_deserializer=worldrouter_dot_v1_dot_metering__pb2.ExportLedgerRequest.FromString,
                     response_serializer=worldrouter_dot_v1_dot_metering__pb2.ExportLedgerResponse.SerializeToString,
+            ),
+            'SummarizeUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.SummarizeUsage,
+                    request_deserializer=worldrouter_dot_v1_dot_metering__pb2.SummarizeUsageRequest.FromString,
+                    response_serializer=worldrouter_dot_v1_dot_metering__pb2.SummarizeUsageResponse.SerializeToString,
+            ),
+            'RebuildUsageSummaries': grpc.unary_unary_rpc_method_handler(
+                    servicer.RebuildUsageSummaries,
+                    request_deserializer=worldrouter_dot_v1_dot_metering__pb2.RebuildUsageSummariesRequest.FromString,
+                    response_serializer=worldrouter_dot_v1_dot_metering__pb2.RebuildUsageSummariesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -374,6 +413,60 @@ class MeteringService:
             '/worldrouter.v1.MeteringService/ExportLedger',
             worldrouter_dot_v1_dot_metering__pb2.ExportLedgerRequest.SerializeToString,
             worldrouter_dot_v1_dot_metering__pb2.ExportLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SummarizeUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/worldrouter.v1.MeteringService/SummarizeUsage',
+            worldrouter_dot_v1_dot_metering__pb2.SummarizeUsageRequest.SerializeToString,
+            worldrouter_dot_v1_dot_metering__pb2.SummarizeUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RebuildUsageSummaries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/worldrouter.v1.MeteringService/RebuildUsageSummaries',
+            worldrouter_dot_v1_dot_metering__pb2.RebuildUsageSummariesRequest.SerializeToString,
+            worldrouter_dot_v1_dot_metering__pb2.RebuildUsageSummariesResponse.FromString,
             options,
             channel_credentials,
             insecure,

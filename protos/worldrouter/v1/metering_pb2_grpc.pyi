@@ -47,7 +47,9 @@ class MeteringServiceStub:
     ListLedgerEntries: _grpc.UnaryUnaryMultiCallable[_metering_pb2.ListLedgerEntriesRequest, _metering_pb2.ListLedgerEntriesResponse]
     """Lists the ledger of an account, newest first."""
     ListUsageRecords: _grpc.UnaryUnaryMultiCallable[_metering_pb2.ListUsageRecordsRequest, _metering_pb2.ListUsageRecordsResponse]
-    """Lists the requests of an account, newest first."""
+    """Lists the requests of an account, newest first; for the operator also those
+    of all accounts. FORBIDDEN when anybody else asks for all.
+    """
     GetUsageRecord: _grpc.UnaryUnaryMultiCallable[_metering_pb2.GetUsageRecordRequest, _metering_pb2.UsageRecord]
     """Gets one request by its id. Requests that failed after they were admitted
     have a record too, of cost 0. NOT_FOUND when there is none, or when it is
@@ -67,6 +69,16 @@ class MeteringServiceStub:
     entries are those of one moment. Complete when the stream ends with OK.
     SERVICE_UNAVAILABLE while more entries wait to be chained than fit its
     beginning, as they do for minutes after an upgrade. For the operator.
+    """
+    SummarizeUsage: _grpc.UnaryUnaryMultiCallable[_metering_pb2.SummarizeUsageRequest, _metering_pb2.SummarizeUsageResponse]
+    """Sums the requests of an account up, by day, key or model; for the operator
+    also those of all accounts. FORBIDDEN when anybody else asks for all. Exact
+    at the moment of the call: every committed request is in it.
+    """
+    RebuildUsageSummaries: _grpc.UnaryUnaryMultiCallable[_metering_pb2.RebuildUsageSummariesRequest, _metering_pb2.RebuildUsageSummariesResponse]
+    """Makes the sums that summaries are answered from anew, from the ledger. For
+    the operator. Never needed but after damage; summaries stay exact meanwhile,
+    though slow.
     """
 
 @_typing.type_check_only
@@ -88,7 +100,9 @@ class MeteringServiceAsyncStub(MeteringServiceStub):
     ListLedgerEntries: _aio.UnaryUnaryMultiCallable[_metering_pb2.ListLedgerEntriesRequest, _metering_pb2.ListLedgerEntriesResponse]  # type: ignore[assignment]
     """Lists the ledger of an account, newest first."""
     ListUsageRecords: _aio.UnaryUnaryMultiCallable[_metering_pb2.ListUsageRecordsRequest, _metering_pb2.ListUsageRecordsResponse]  # type: ignore[assignment]
-    """Lists the requests of an account, newest first."""
+    """Lists the requests of an account, newest first; for the operator also those
+    of all accounts. FORBIDDEN when anybody else asks for all.
+    """
     GetUsageRecord: _aio.UnaryUnaryMultiCallable[_metering_pb2.GetUsageRecordRequest, _metering_pb2.UsageRecord]  # type: ignore[assignment]
     """Gets one request by its id. Requests that failed after they were admitted
     have a record too, of cost 0. NOT_FOUND when there is none, or when it is
@@ -108,6 +122,16 @@ class MeteringServiceAsyncStub(MeteringServiceStub):
     entries are those of one moment. Complete when the stream ends with OK.
     SERVICE_UNAVAILABLE while more entries wait to be chained than fit its
     beginning, as they do for minutes after an upgrade. For the operator.
+    """
+    SummarizeUsage: _aio.UnaryUnaryMultiCallable[_metering_pb2.SummarizeUsageRequest, _metering_pb2.SummarizeUsageResponse]  # type: ignore[assignment]
+    """Sums the requests of an account up, by day, key or model; for the operator
+    also those of all accounts. FORBIDDEN when anybody else asks for all. Exact
+    at the moment of the call: every committed request is in it.
+    """
+    RebuildUsageSummaries: _aio.UnaryUnaryMultiCallable[_metering_pb2.RebuildUsageSummariesRequest, _metering_pb2.RebuildUsageSummariesResponse]  # type: ignore[assignment]
+    """Makes the sums that summaries are answered from anew, from the ledger. For
+    the operator. Never needed but after damage; summaries stay exact meanwhile,
+    though slow.
     """
 
 class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -150,7 +174,9 @@ class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _metering_pb2.ListUsageRecordsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_metering_pb2.ListUsageRecordsResponse, _abc.Awaitable[_metering_pb2.ListUsageRecordsResponse]]:
-        """Lists the requests of an account, newest first."""
+        """Lists the requests of an account, newest first; for the operator also those
+        of all accounts. FORBIDDEN when anybody else asks for all.
+        """
 
     @_abc_1.abstractmethod
     def GetUsageRecord(
@@ -188,6 +214,28 @@ class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
         entries are those of one moment. Complete when the stream ends with OK.
         SERVICE_UNAVAILABLE while more entries wait to be chained than fit its
         beginning, as they do for minutes after an upgrade. For the operator.
+        """
+
+    @_abc_1.abstractmethod
+    def SummarizeUsage(
+        self,
+        request: _metering_pb2.SummarizeUsageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metering_pb2.SummarizeUsageResponse, _abc.Awaitable[_metering_pb2.SummarizeUsageResponse]]:
+        """Sums the requests of an account up, by day, key or model; for the operator
+        also those of all accounts. FORBIDDEN when anybody else asks for all. Exact
+        at the moment of the call: every committed request is in it.
+        """
+
+    @_abc_1.abstractmethod
+    def RebuildUsageSummaries(
+        self,
+        request: _metering_pb2.RebuildUsageSummariesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metering_pb2.RebuildUsageSummariesResponse, _abc.Awaitable[_metering_pb2.RebuildUsageSummariesResponse]]:
+        """Makes the sums that summaries are answered from anew, from the ledger. For
+        the operator. Never needed but after damage; summaries stay exact meanwhile,
+        though slow.
         """
 
 def add_MeteringServiceServicer_to_server(servicer: MeteringServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
