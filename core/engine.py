@@ -96,6 +96,9 @@ class Engine:
             catalog=catalog,
             providers=providers,
             limit_fields={name: each.output_limit_field for name, each in settings.providers.items()},
+            drained_providers=frozenset(
+                name for name, each in settings.providers.items() if each.disconnect_policy == "drain"
+            ),
             limits=TimeLimits(limits.first_token_s, limits.between_chunks_s, limits.total_s),
             escrow=self.escrow,
             ledger=self.ledger,

@@ -108,6 +108,9 @@ class ProviderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     api_key: str = ""
     headers: dict[str, str] = {}
     output_limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    disconnect_policy: Literal["cancel_estimate", "drain"] = "cancel_estimate"
+    """When a caller goes away: end the upstream's work and estimate its usage, or read its answer to the end for the
+    exact one (at most 64 at once and 30 s each; the others are estimated)."""
     script: dict[str, Any] = {}
 
 

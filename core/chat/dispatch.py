@@ -124,6 +124,19 @@ class Dispatch:
         if head.status != 200:
             raise await read_refusal(self.read, head)
 
+    async def resume(self) -> None:
+        """Wait for the answer of the call under way again, whose waiter was cancelled. UpstreamFailed for a refusal."""
+        reply, began_s = self._reply, self._clock()
+        assert reply is not None
+        self._deadline_s = self._first_deadline_s
+        try:
+            head = await reply.head()
+        finally:
+            self._deadline_s = math.inf
+            self.waited_s += self._clock() - began_s
+        if head.status != 200:
+            raise UpstreamFailed("The upstream refused the request.")
+
     async def read(self, *, first: bool = False) -> bytes:
         """What the upstream sends next, b"" at its end."""
         if self._error is not None:

@@ -1,23 +1,25 @@
 """One chat request from its body to its answer: admitted, held, sent on, rewritten, settled.
 
 An exchange is driven by an RPC handler. All its waiting happens in `admit`, `complete`, `start`, `read` and
-`finish`; leaving its `with` block never waits, so that it ends in good order whatever happened to the caller.
+`finish`; leaving its `with` block never waits, so that it ends in good order whatever happened to the caller. Where
+the upstream's policy is to drain, a caller that goes away leaves an exchange behind that the pipeline drives on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Self
-
-import msgspec
 
 from core.access_log import AccessRecord
 from core.call import Call, Role
 from core.catalog import Endpoint, Model
 from core.chat.answers import Answer, read_answer
 from core.chat.chunks import ChunkRewriter
+from core.chat.counting import Counting
 from core.chat.dispatch import Dispatch
 from core.chat.envelope import Envelope, read_envelope
 from core.chat.sse import EventTooLong, SseDecoder
@@ -34,9 +36,13 @@ from core.money.usage import NO_TOKENS, TokenCounts
 if TYPE_CHECKING:
     from core.chat.pipeline import Pipeline
 
+_log = logging.getLogger(__name__)
+
 LAST_WORDS_S = 2.0
 """How long the handler of a request that was cut has to say so, before its RPC is cancelled."""
 MAX_ANSWER_BYTES = 64 << 20
+MAX_DRAIN_S = 30.0
+"""How long an answer is read on after its caller went away."""
 
 
 class Exchange:
@@ -50,12 +56,14 @@ class Exchange:
         self._cut: tuple[Status, WorldRouterError] | None = None
         self._cut_s = 0.0
         self._task: asyncio.Task[object] | None = None
+        self._drained_by_s = math.inf
         self._first_token_s: float | None = None
         self._lowered: int | None = None
         self._most_output = 0
         self._failure: UpstreamFailed | None = None
         self._meter: Meter | None = None
         self._answer: Answer | None = None
+        self._pieces: list[bytes] = []
         self._sse = SseDecoder()
         self._rewriter: ChunkRewriter | None = None
         self._envelope: Envelope | None = None
@@ -121,20 +129,25 @@ class Exchange:
         dispatch, model = self._admitted()
         answer = self._answer = await dispatch.first(self._read_whole)
         self.finish_reasons = answer.finish_reasons
-        self.tokens = answer.usage or self._estimated(answer.text_bytes)
+        self.tokens = answer.usage or self._counting().estimated(answer.text_bytes)
         body = answer.body(completion_id=self.id, model=model.id, created_s=self.created_s, estimate=self.tokens)
         await self._settle()
         return body
 
     async def _read_whole(self) -> Answer:
         dispatch, _ = self._admitted()
-        pieces: list[bytes] = []
-        size = 0
-        while piece := await dispatch.read():
-            pieces.append(piece)
-            size += len(piece)
-            if size > MAX_ANSWER_BYTES:
-                raise UpstreamFailed("The upstream's answer is too large.")
+        pieces = self._pieces
+        size = sum(map(len, pieces))
+        try:
+            while piece := await dispatch.read():
+                pieces.append(piece)
+                size += len(piece)
+                if size > MAX_ANSWER_BYTES:
+                    raise UpstreamFailed("The upstream's answer is too large.")
+        except WorldRouterError:
+            self._pieces = []
+            raise
+        self._pieces = []
         answer = read_answer(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         self._first_token_s = self._pipeline.clock()
         return answer
@@ -149,6 +162,17 @@ class Exchange:
         return chunks
 
     async def _first_chunks(self) -> list[bytes]:
+        rewriter = self._begin_stream()
+        try:
+            chunks = await self._read_chunks(rewriter, first=True)
+            if not chunks:
+                rewriter.check_complete()
+        except WorldRouterError:
+            self._rewriter = None
+            raise
+        return chunks
+
+    def _begin_stream(self) -> ChunkRewriter:
         assert self._envelope is not None
         assert self.model is not None
         self._sse = SseDecoder()
@@ -158,10 +182,7 @@ class Exchange:
             created_s=self.created_s,
             include_usage=self._envelope.include_usage,
         )
-        chunks = await self._read_chunks(self._rewriter, first=True)
-        if not chunks:
-            self._rewriter.check_complete()
-        return chunks
+        return self._rewriter
 
     def read(self) -> Coroutine[None, None, list[bytes]]:
         """The chunks of the next read that has any; none when `finish` is due."""
@@ -201,7 +222,7 @@ class Exchange:
         assert rewriter is not None
         if self._cut is not None:
             raise self._cut[1]
-        self.tokens = self._counted(rewriter)
+        self.tokens = self._counting().of_stream(rewriter)
         last = rewriter.finish(self.tokens)
         self.finish_reasons = rewriter.reasons()
         await self._settle()
@@ -227,15 +248,62 @@ class Exchange:
         client_gone, reason = False, ""
         if error is not None:
             client_gone = isinstance(error, self._pipeline.client_gone)
+            if client_gone and self._is_drainable() and self._pipeline.drain_answer(self):
+                return
             reason = "" if client_gone else _reason_of(error)
         self._end(self._status_of(error, client_gone=client_gone), reason)
         self._pipeline.closed(self, self._record("client_gone" if client_gone else "refused", reason))
+
+    def _is_drainable(self) -> bool:
+        """Whether an upstream whose policy is to drain is at work on the answer."""
+        dispatch = self.dispatch
+        if dispatch is None or dispatch.endpoint is None or not dispatch.taken:
+            return False
+        if self._cut is not None or self._failure is not None or self._is_settled():
+            return False
+        return dispatch.endpoint.provider in self._pipeline.drained_providers
+
+    async def drain(self) -> None:
+        """Read the answer to its end, for nobody but the ledger, and settle what it came to.
+
+        What does not end in time, or is ended from outside, is estimated. Raises nothing.
+        """
+        self._drained_by_s = self._pipeline.clock() + MAX_DRAIN_S
+        status: Status = "client_gone"
+        produced = status
+        try:
+            await self._read_on()
+        except WorldRouterError:
+            if self._cut is None:
+                produced = "upstream_failed"
+        except Exception as error:
+            _log.exception("The answer to request %s could not be read on", self.call.request_id, exc_info=error)
+            status = produced = "internal_error"
+        finally:
+            self._end(status, "", produced)
+            self._pipeline.closed(self, self._record(status, ""))
+
+    async def _read_on(self) -> None:
+        dispatch, _ = self._admitted()
+        await dispatch.resume()
+        if not self._stream:
+            self._answer = await self._read_whole()
+            self.finish_reasons = self._answer.finish_reasons
+            return
+        rewriter = self._rewriter or self._begin_stream()
+        while await self._read_chunks(rewriter, first=self._first_token_s is None):
+            if self._first_token_s is None:
+                self._first_token_s = self._pipeline.clock()
+        rewriter.check_complete()
+        self.finish_reasons = rewriter.reasons()
 
     def check(self, now_s: float) -> None:
         """Enforce the time limits; called a few times a second. Never waits."""
         if self.dispatch is not None and self._cut is None:
             if self.dispatch.is_overdue(now_s):
                 self.cut("timeout", UpstreamTimeout("The answer took longer than a request may take."))
+            elif now_s > self._drained_by_s:
+                self.cut("client_gone", UpstreamTimeout("The answer took too long for a caller that is gone."))
             else:
                 self.dispatch.check(now_s)
         elif self._cut is not None and now_s - self._cut_s > LAST_WORDS_S and not self._is_settling():
@@ -243,6 +311,10 @@ class Exchange:
             if self._task is not None:
                 self._task.cancel()
                 self._task = None
+
+    def _is_settled(self) -> bool:
+        """Whether the end is decided, and the charge on its way."""
+        return self._meter is None or self._meter.committed is not None
 
     def _is_settling(self) -> bool:
         """Whether a complete answer waits for its commit: it is charged, so it must reach its caller if it can."""
@@ -255,11 +327,13 @@ class Exchange:
             status, error = self._cut
             self._end(status, error.reason)
 
-    def _end(self, status: Status, reason: str) -> None:
+    def _end(self, status: Status, reason: str, produced: Status | None = None) -> None:
+        """End here, if this was not decided before; `produced` says whose rule decides what is charged, if another."""
         if self.dispatch is not None:
             self.dispatch.close()
+        self._pieces = []
         if self._meter is not None and self._meter.committed is None:
-            self.tokens = self._produced(status)
+            self.tokens = self._produced(produced or status)
             # Nobody waits for the commit, so the charge is not given up however long it takes.
             self._meter.finish(self._outcome(status, reason)).cancel()
 
@@ -306,35 +380,19 @@ class Exchange:
             return NO_TOKENS
         if self._first_token_s is None and status not in ("client_gone", "revoked"):
             return NO_TOKENS
-        return self._counted(self._rewriter) if self._rewriter is not None else self._estimated(0)
+        counting = self._counting()
+        if self._rewriter is not None:
+            return counting.of_stream(self._rewriter)
+        if self._answer is not None and self._answer.usage is not None:
+            return self._answer.usage
+        return counting.estimated(self._produced_bytes())
 
-    def _counted(self, rewriter: ChunkRewriter) -> TokenCounts:
-        """What a stream has come to: as the upstream reported it, and an estimate of what it said after that."""
-        reported = rewriter.usage
-        if reported is None:
-            return self._estimated(rewriter.text_bytes)
-        later = self._output_tokens(rewriter.text_bytes - rewriter.counted_bytes)
-        if later == 0:
-            return reported
-        completion = reported.completion + later
-        return msgspec.structs.replace(
-            reported, completion=completion, total=reported.prompt + completion, estimated=True
-        )
-
-    def _estimated(self, output_bytes: int) -> TokenCounts:
-        assert self.model is not None
-        assert self._envelope is not None
-        ratio = self._pipeline.ratios.of(self.model.id)
-        media = self._envelope.media * self.model.max_image_tokens
-        prompt = int(self._envelope.text_bytes / ratio.mean_input) + media + 1
-        completion = self._output_tokens(output_bytes)
-        return TokenCounts(prompt=prompt, completion=completion, total=prompt + completion, estimated=True)
-
-    def _output_tokens(self, output_bytes: int) -> int:
-        """An estimate of these bytes of output, at most what the request may produce."""
-        assert self.model is not None
-        ratio = self._pipeline.ratios.of(self.model.id)
-        return min(-int(-output_bytes // ratio.mean_output), self._most_output)
+    def _counting(self) -> Counting:
+        model, envelope = self.model, self._envelope
+        assert model is not None
+        assert envelope is not None
+        ratio = self._pipeline.ratios.of(model.id)
+        return Counting(ratio, envelope.text_bytes, envelope.media * model.max_image_tokens, self._most_output)
 
     def _outcome(self, status: Status, reason: str) -> Outcome:
         dispatch, _ = self._admitted()

@@ -18,6 +18,8 @@ from core.money.ledger import LedgerWriter
 from core.money.ratios import TextRatios
 from core.providers.base import Provider
 
+MAX_DRAINS = 64
+"""Answers that are read on at once after their callers went away; one more is estimated."""
 SWEEP_S = 0.25
 """How often time limits are looked at: they are late by this much at most."""
 
@@ -25,7 +27,8 @@ SWEEP_S = 0.25
 class Pipeline:
     """Opens exchanges, watches over their time limits, and ends them at shutdown or when a key is revoked.
 
-    `limit_fields` names, by provider, the field of an output limit. `observe` is told of every finished request.
+    `limit_fields` names, by provider, the field of an output limit; answers of `drained_providers` are read to their
+    end when their callers went away. `observe` is told of every finished request.
     `client_gone` are the exceptions that reach a handler whose caller went away.
     """
 
@@ -35,6 +38,7 @@ class Pipeline:
         catalog: Catalog,
         providers: Mapping[str, Provider],
         limit_fields: Mapping[str, str],
+        drained_providers: frozenset[str],
         limits: TimeLimits,
         escrow: Escrow,
         ledger: LedgerWriter,
@@ -49,6 +53,7 @@ class Pipeline:
         self.catalog = catalog
         self.providers = providers
         self.limit_fields = limit_fields
+        self.drained_providers = drained_providers
         self.limits = limits
         self.escrow = escrow
         self.ledger = ledger
@@ -60,12 +65,13 @@ class Pipeline:
         self.client_gone = client_gone
         self._observe = observe
         self._running: set[Exchange] = set()
+        self._drains: set[asyncio.Task[None]] = set()
         self._emptied: asyncio.Event | None = None
         self._loop = asyncio.get_running_loop()
 
     @property
     def in_flight(self) -> int:
-        """Requests that are running."""
+        """Requests that are running, those among them whose callers are gone but whose answers are read on."""
         return len(self._running)
 
     def open(self, call: Call, body: bytes, *, stream: bool) -> Exchange:
@@ -77,6 +83,15 @@ class Pipeline:
     def current_task(self) -> asyncio.Task[object] | None:
         """The task that runs; without the system call that asking for the loop takes."""
         return asyncio.current_task(self._loop)
+
+    def drain_answer(self, exchange: Exchange) -> bool:
+        """Have an exchange, whose handler has ended, read its answer on; False when too many do."""
+        if len(self._drains) >= MAX_DRAINS:
+            return False
+        task = self._loop.create_task(exchange.drain())
+        self._drains.add(task)
+        task.add_done_callback(self._drains.discard)
+        return True
 
     def closed(self, exchange: Exchange, record: AccessRecord) -> None:
         """An exchange has ended."""

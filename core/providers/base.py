@@ -35,7 +35,11 @@ class Reply(Protocol):
         ...
 
     async def head(self) -> Head:
-        """Wait for status and headers; once. Raises ConnectFailed, UpstreamFailed, or the error of `fail`."""
+        """Wait for status and headers; the same again when asked again.
+
+        A waiter here or in `read` may be cancelled and another take its place: nothing of the answer is lost.
+        Raises ConnectFailed, UpstreamFailed, or the error of `fail`.
+        """
         ...
 
     async def read(self) -> bytes:

@@ -36,14 +36,16 @@ class Plan:
 class ScriptedReply:
     """One call to the scripted provider (a `Reply`)."""
 
-    __slots__ = ("_done", "_failure", "_on_done", "_plan", "_reads", "_waiter")
+    __slots__ = ("_begun", "_done", "_failure", "_on_done", "_plan", "_reads", "_silent", "_waiter")
 
     def __init__(self, plan: Plan, on_done: Callable[[bool], None]) -> None:
         """`on_done` is called once, with whether the answer was read to the end that the script gave it."""
         self._plan = plan
         self._on_done = on_done
+        self._begun = False
         self._done = False
         self._reads = 0
+        self._silent = False
         self._failure: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -55,6 +57,8 @@ class ScriptedReply:
     async def head(self) -> Head:
         """See `Reply.head`."""
         script = self._plan.script
+        if self._begun:
+            return self._plan.head
         await self._pause(script.head_delay_ms)
         if script.fault is Fault.CONNECT_FAILED:
             self._finish(complete=True)
@@ -64,6 +68,7 @@ class ScriptedReply:
             raise UpstreamFailed("The script cut the connection before the head.")
         if script.fault is Fault.NO_HEAD:
             await self._pause(None)
+        self._begun = True
         return self._plan.head
 
     async def read(self) -> bytes:
@@ -72,7 +77,8 @@ class ScriptedReply:
         await self._pause(script.chunk_delay_ms if self._reads else script.first_delay_ms)
         self._reads += 1
         step = next(self._plan.steps, b"")
-        if step is Stop.SILENCE:
+        if self._silent or step is Stop.SILENCE:
+            self._silent = True
             await self._pause(None)
         if step is Stop.CUT:
             self._finish(complete=True)

@@ -9,7 +9,7 @@ import json
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -223,7 +223,10 @@ def conserved(rows: Callable[[str], list[tuple[Any, ...]]]) -> Callable[[], None
 
 @dataclass
 class Router:
-    """A pipeline over four scripted providers, p1 to p4, and what it did. Account "a" has 100 USD."""
+    """A pipeline over four scripted providers, p1 to p4, and what it did. Account "a" has 100 USD.
+
+    Answers of p3, which the model "drained" asks first, are drained.
+    """
 
     pipeline: Pipeline
     providers: dict[str, ScriptedProvider]
@@ -304,7 +307,7 @@ class Router:
         return sum(provider.open_calls for provider in self.providers.values())
 
 
-def _model(model_id: str, *, endpoints: int = 1, nano_usd: int = 1_000, **changed: Any) -> Model:
+def _model(model_id: str, *, endpoints: Sequence[int] = (1,), nano_usd: int = 1_000, **changed: Any) -> Model:
     pico = nano_usd * 1_000
     price = price_of(
         model_id,
@@ -323,7 +326,7 @@ def _model(model_id: str, *, endpoints: int = 1, nano_usd: int = 1_000, **change
         "streaming": True,
         "max_image_tokens": 4_096,
         "first_token_timeout_s": None,
-        "endpoints": tuple(Endpoint(f"e{n}", f"p{n}", f"up{n}") for n in range(1, endpoints + 1)),
+        "endpoints": tuple(Endpoint(f"e{n}", f"p{n}", f"up{n}") for n in endpoints),
     }
     return Model(id=model_id, price=price, **(fields | changed))
 
@@ -358,8 +361,9 @@ async def router(
         catalog=Catalog.of(
             [
                 _model("m"),
-                _model("two", endpoints=2),
-                _model("four", endpoints=4),
+                _model("two", endpoints=(1, 2)),
+                _model("four", endpoints=(1, 2, 3, 4)),
+                _model("drained", endpoints=(3, 4)),
                 _model("free", nano_usd=0),
                 _model("hidden", public=False),
                 _model("unstreamed", streaming=False),
@@ -368,6 +372,7 @@ async def router(
         ),
         providers=providers,
         limit_fields={"p1": "max_tokens", "p2": "max_completion_tokens", "p3": "max_tokens", "p4": "max_tokens"},
+        drained_providers=frozenset({"p3"}),
         limits=TimeLimits(first_token_s=60.0, between_chunks_s=60.0, total_s=900.0),
         escrow=escrow,
         ledger=ledger,

@@ -303,3 +303,36 @@ async def test_closing_the_client_ends_calls_under_way(far_end: Any, client: Htt
         await dialling.head()
     with pytest.raises(ConnectFailed):
         await send(pool).head()
+
+
+async def test_a_waiter_that_is_cancelled_loses_nothing(far_end: Any, client: HttpClient) -> None:
+    """Another takes its place, before the connection is made, before the head and in mid-body."""
+    go_on = asyncio.Event()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await far_end.request(reader)
+        for piece in (CHUNKED[:-30], CHUNKED[-30:]):
+            await go_on.wait()
+            go_on.clear()
+            writer.write(piece)
+
+    async def given_up(waiting: Any) -> None:
+        task = asyncio.ensure_future(waiting)
+        for _ in range(3):
+            await asyncio.sleep(0.005)
+        assert not task.done()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    reply = send(client.pool(await far_end.serve(handle)))
+    early = asyncio.ensure_future(reply.head())
+    await asyncio.sleep(0)
+    early.cancel()
+    await asyncio.gather(early, return_exceptions=True)
+    await given_up(reply.head())
+    go_on.set()
+    assert (await reply.head()).status == (await reply.head()).status == 200
+    first = await reply.read()
+    await given_up(reply.read())
+    go_on.set()
+    assert first + await read_all(reply) == b"data: 1\n\ndata: 2\n\n"

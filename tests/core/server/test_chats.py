@@ -167,6 +167,28 @@ async def test_a_caller_that_cancels_is_settled_at_once(core: Any) -> None:
         assert core.server.engine.escrow.held_nano_usd == 0
 
 
+async def test_answers_to_callers_that_cancel_are_drained(start: Any, settings: Any, rows_of: Any) -> None:
+    """Where the provider's policy says so; whole and streamed, for the exact price."""
+    core = await start(settings(providers={"script": {"kind": "scripted", "disconnect_policy": "drain"}}))
+    pipeline = core.server.engine.pipeline
+    sent = body(script={"first_delay_ms": 400, "chunk_delay_ms": 30})
+    calls = [core.stream(sent), core.unary(sent)]
+    reading = [asyncio.ensure_future(calls[0].read()), asyncio.ensure_future(calls[1].wait_for_connection())]
+    async with asyncio.timeout(10):
+        while pipeline.in_flight < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+        while pipeline.in_flight:
+            await asyncio.sleep(0.01)
+        await core.server.engine.ledger.drained()
+    found = rows_of("SELECT status, estimated, amount, streamed FROM ledger WHERE kind = 'usage' ORDER BY streamed")
+    assert found == [("client_gone", 0, 9_000, 0), ("client_gone", 0, 9_000, 1)]
+    assert core.server.engine.escrow.held_nano_usd == 0
+
+
 async def test_a_revoked_key_ends_its_streams(core: Any) -> None:
     """Within five seconds, as what it is."""
     auth = auth_pb2_grpc.AuthServiceStub(core.channel)  # type: ignore[no-untyped-call]
