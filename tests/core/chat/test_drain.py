@@ -38,10 +38,11 @@ async def test_an_answer_is_read_on_to_its_usage(router: Any, stream: bool, afte
     task = begin(router, SLOW, stream=stream)
     await router.running()
     await asyncio.sleep(after_s)
-    gone_early = not task.done()
     await leave(task)
+    gone_early = router.pipeline.in_flight == 1
+    assert gone_early or after_s > 0.02
     if gone_early:
-        assert (router.pipeline.in_flight, router.open_calls) == (1, 1)
+        assert router.open_calls == 1
         assert router.escrow.held_nano_usd > 0
         assert router.records == []
     await ended(router)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -26,6 +27,15 @@ def body(**fields: Any) -> bytes:
     """A small request."""
     plain = {"model": "m", "messages": [{"role": "user", "content": "one two three"}], "max_tokens": 50}
     return json.dumps(plain | fields).encode()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that no event announces."""
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not happen in time")
 
 
 async def test_a_raw_answer_is_given_and_settled(core: Any) -> None:
@@ -174,16 +184,13 @@ async def test_answers_to_callers_that_cancel_are_drained(start: Any, settings: 
     sent = body(script={"first_delay_ms": 400, "chunk_delay_ms": 30})
     calls = [core.stream(sent), core.unary(sent)]
     reading = [asyncio.ensure_future(calls[0].read()), asyncio.ensure_future(calls[1].wait_for_connection())]
-    async with asyncio.timeout(10):
-        while pipeline.in_flight < 2:
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.05)
-        for call in calls:
-            call.cancel()
-        await asyncio.gather(*reading, return_exceptions=True)
-        while pipeline.in_flight:
-            await asyncio.sleep(0.01)
-        await core.server.engine.ledger.drained()
+    await until(lambda: pipeline.in_flight == 2)
+    await asyncio.sleep(0.05)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*reading, return_exceptions=True)
+    await until(lambda: pipeline.in_flight == 0)
+    await core.server.engine.ledger.drained()
     found = rows_of("SELECT status, estimated, amount, streamed FROM ledger WHERE kind = 'usage' ORDER BY streamed")
     assert found == [("client_gone", 0, 9_000, 0), ("client_gone", 0, 9_000, 1)]
     assert core.server.engine.escrow.held_nano_usd == 0
