@@ -26,6 +26,7 @@ from storage.records import (
     NewApiKey,
     Once,
     Price,
+    Refund,
     SecretHash,
     Settlement,
     TopUp,
@@ -67,6 +68,22 @@ class IdempotencyConflict(StoreError):
 
 class Missing(StoreError):
     """A row that the call names does not exist."""
+
+
+class BeyondPayment(StoreError):
+    """More than is left of the payment, which is `left_nano_usd`."""
+
+    def __init__(self, message: str, *, left_nano_usd: int) -> None:
+        super().__init__(message)
+        self.left_nano_usd = left_nano_usd
+
+
+class Unaffordable(StoreError):
+    """The account has not that much available; it lacks `missing_nano_usd`."""
+
+    def __init__(self, message: str, *, missing_nano_usd: int) -> None:
+        super().__init__(message)
+        self.missing_nano_usd = missing_nano_usd
 
 
 class AccountStore(Protocol):
@@ -144,6 +161,17 @@ class LedgerStore(Protocol):
 
         Missing when there is no such account; Duplicate when the payment id is taken; ValueError unless amount > 0
         and fee >= 0.
+        """
+        ...
+
+    async def refund(
+        self, *, refund_id: str, payment_id: str, amount_nano_usd: int, keep_fee: bool, once: Once
+    ) -> Refund:
+        """Take credit of a payment back from its account, and unless `keep_fee` its share of the fee from the house;
+        the shares of all parts add up to the fee.
+
+        Missing when there is no such payment; BeyondPayment when it is more than is left of it, Unaffordable when
+        more than the account has available (credit limit included); ValueError unless amount > 0.
         """
         ...
 

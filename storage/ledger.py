@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from sqlalchemy import select, union_all, update
+from sqlalchemy import select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import AnyRow, AnySelect, OverDatabase
+from storage.entries import add_available, enter
 from storage.idempotency import claim
-from storage.interfaces import Duplicate, Missing
+from storage.interfaces import Duplicate
 from storage.records import (
     HOUSE_ADJUSTMENTS,
     HOUSE_FEES,
     HOUSE_PAYMENTS,
     HOUSE_USAGE,
     LedgerEntry,
-    LedgerKind,
     Once,
     Price,
     Settlement,
@@ -25,7 +25,7 @@ from storage.records import (
     UsageRecord,
 )
 from storage.settlement import REQUEST_FIELDS
-from storage.tables import accounts, ledger, prices
+from storage.tables import ledger, prices
 
 _ENTRY = (
     ledger.c.id,
@@ -65,11 +65,11 @@ class SqlLedger(OverDatabase):
             earlier = await claim(self._db, connection, once, payment_id)
             if earlier is None:
                 leg = (HOUSE_PAYMENTS, account_id, amount_nano_usd)
-                if not await self._enter(connection, payment_id, "topup", *leg):
+                if not await enter(self._db, connection, payment_id, "topup", *leg):
                     raise Duplicate(f"there is a payment {payment_id!r}")
-                await _credit(connection, account_id, amount_nano_usd)
+                await add_available(connection, account_id, amount_nano_usd)
                 if fee_nano_usd:
-                    await self._enter(connection, payment_id, "fee", HOUSE_PAYMENTS, HOUSE_FEES, fee_nano_usd)
+                    await enter(self._db, connection, payment_id, "fee", HOUSE_PAYMENTS, HOUSE_FEES, fee_nano_usd)
             return await _top_up(connection, earlier or payment_id)
 
         return await self._db.write(work)
@@ -84,8 +84,8 @@ class SqlLedger(OverDatabase):
 
         async def work(connection: AsyncConnection) -> None:
             leg = (HOUSE_ADJUSTMENTS, account_id, amount_nano_usd)
-            if await self._enter(connection, ref, "adjust", *leg, note=note):
-                await _credit(connection, account_id, amount_nano_usd)
+            if await enter(self._db, connection, ref, "adjust", *leg, note=note):
+                await add_available(connection, account_id, amount_nano_usd)
 
         await self._db.write(work)
 
@@ -130,38 +130,6 @@ class SqlLedger(OverDatabase):
 
         if rows:
             await self._db.write(work)
-
-    async def _enter(
-        self,
-        connection: AsyncConnection,
-        ref: str,
-        kind: LedgerKind,
-        debit_account: str,
-        credit_account: str,
-        amount: int,
-        *,
-        note: str = "",
-    ) -> bool:
-        """Append an entry; False when there is one of this ref and kind."""
-        statement = self._db.insert(ledger).values(
-            ref=ref,
-            kind=kind,
-            created_us=self._db.now_us(),
-            debit_account=debit_account,
-            credit_account=credit_account,
-            amount=amount,
-            shortfall=0,
-            note=note,
-        )
-        entered = await connection.execute(statement.on_conflict_do_nothing().returning(ledger.c.id))
-        return entered.first() is not None
-
-
-async def _credit(connection: AsyncConnection, account_id: str, amount: int) -> None:
-    own = update(accounts).where(accounts.c.id == account_id, accounts.c.kind != "house")
-    credited = own.values(available=accounts.c.available + amount).returning(accounts.c.id)
-    if (await connection.execute(credited)).first() is None:
-        raise Missing(f"there is no account {account_id!r}")
 
 
 async def _top_up(connection: AsyncConnection, payment_id: str) -> TopUp:

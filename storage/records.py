@@ -155,6 +155,18 @@ class TopUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Refund:
+    """Credit of a payment that was taken back, and the part of its fee that was given back with it."""
+
+    id: str
+    payment_id: str
+    account_id: str
+    amount_nano_usd: int
+    fee_nano_usd: int
+    created_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """Money moved out of `accounts.available` that one core may spend.
 

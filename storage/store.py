@@ -18,6 +18,7 @@ from storage.leases import SqlLeases
 from storage.ledger import SqlLedger
 from storage.migrate import refuse_outdated
 from storage.postgres import PostgresDatabase
+from storage.refunds import SqlRefunds
 from storage.sqlite import SqliteDatabase
 from storage.url import SQLITE, parse
 from storage.usage import SqlUsage
@@ -28,7 +29,7 @@ def wall_clock_us() -> int:
     return time.time_ns() // 1000
 
 
-class SqlStore(SqlAccounts, SqlKeys, SqlLedger, SqlUsage, SqlLeases, SqlAudits, SqlIdempotency):
+class SqlStore(SqlAccounts, SqlKeys, SqlLedger, SqlRefunds, SqlUsage, SqlLeases, SqlAudits, SqlIdempotency):
     """`Store` over SQLite or PostgreSQL."""
 
     async def ping(self) -> None:

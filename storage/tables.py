@@ -238,6 +238,20 @@ usage_daily = Table(
     sqlite_strict=True,
 )
 
+refunds = Table(
+    "refunds",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("payment_id", Text, nullable=False),
+    Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    Column("amount", BIGINT, nullable=False),
+    Column("fee", BIGINT, nullable=False),
+    Column("created_us", BIGINT, nullable=False),
+    CheckConstraint("amount > 0 AND fee >= 0", name="ck_refunds_amount"),
+    Index("ix_refunds_payment", "payment_id"),
+    sqlite_strict=True,
+)
+
 idempotency = Table(
     "idempotency",
     metadata,

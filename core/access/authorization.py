@@ -35,6 +35,7 @@ RPC_ROLES: Mapping[str, frozenset[Role]] = MappingProxyType(
         "/worldrouter.v1.ChatService/CreateChatCompletion": _KEYS,
         "/worldrouter.v1.ChatService/StreamChatCompletion": _KEYS,
         "/worldrouter.v1.MeteringService/Audit": _OPERATOR,
+        "/worldrouter.v1.MeteringService/CreateRefund": _OPERATOR,
         "/worldrouter.v1.MeteringService/CreateTopUp": _OPERATOR,
         "/worldrouter.v1.MeteringService/ExportLedger": _OPERATOR,
         "/worldrouter.v1.MeteringService/GetBalance": _KEYS,

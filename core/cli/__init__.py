@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from core.cli import accounts, audit, billing, catalog, chat, doctor, keys, launch, summaries, usage
+from core.cli import accounts, audit, billing, catalog, chat, doctor, keys, launch, refunds, summaries, usage
 from core.cli.options import connection_options
 from core.cli.session import Session
 from core.home import Home
@@ -52,6 +52,7 @@ for _command in (
     keys.keys,
     accounts.accounts,
     billing.topup,
+    refunds.refund,
     billing.balance,
     usage.usage,
     billing.ledger,

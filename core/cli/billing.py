@@ -21,7 +21,7 @@ MAYBE_DONE = (
     "SERVICE_UNAVAILABLE",
     "INTERNAL_ERROR",
 )
-"""Reasons, of WorldRouter and of gRPC, that leave open whether a top-up was committed."""
+"""Reasons, of WorldRouter and of gRPC, that leave open whether a change was committed."""
 
 
 @click.command()
@@ -60,7 +60,7 @@ def topup(session: Session, account_id: str, amount_nano_usd: int, idempotency_k
         try:
             top_up = core.call(core.metering.CreateTopUp, request)
         except CallFailed as error:
-            raise _repeatable(error, key) from error
+            raise repeatable(error, key, "it may have been credited all the same") from error
     if as_json:
         print_json(_top_up_json(top_up, key))
         return
@@ -141,13 +141,11 @@ def ledger(session: Session, account_id: str, limit: int, as_json: bool) -> None
 ledger.add_command(export)
 
 
-def _repeatable(error: CallFailed, key: str) -> click.ClickException:
-    """The error, with the way to repeat a payment that may have been credited."""
+def repeatable(error: CallFailed, key: str, maybe_done: str) -> click.ClickException:
+    """The error, with the way to repeat a change that may have been made."""
     if error.reason not in MAYBE_DONE:
         return error
-    return click.ClickException(
-        f"{error.message}; it may have been credited all the same: repeat it with --idempotency-key {key}"
-    )
+    return click.ClickException(f"{error.message}; {maybe_done}: repeat it with --idempotency-key {key}")
 
 
 def _top_up_json(top_up: metering_pb2.TopUp, key: str) -> dict[str, Json]:

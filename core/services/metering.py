@@ -9,14 +9,14 @@ from typing import Protocol
 from worldrouter.v1 import metering_pb2, metering_pb2_grpc
 
 from core.call import Role, current_call
-from core.errors import Forbidden, InvalidRequest
+from core.errors import Conflict, Forbidden, InsufficientBalance, InvalidRequest
 from core.ids import IdSource
 from core.money.pricing import NANO_USD_PER_USD, service_fee_nano_usd, usd_text
 from core.services import Context, auditing, fields, usage
 from core.services.paging import Number, Pager
-from core.services.repeats import once
-from storage.interfaces import AccountStore, AuditStore, LedgerStore, UsageStore
-from storage.records import LedgerEntry, LedgerKind, TopUp
+from core.services.repeats import once_required
+from storage.interfaces import AccountStore, AuditStore, BeyondPayment, LedgerStore, Missing, Unaffordable, UsageStore
+from storage.records import LedgerEntry, LedgerKind, Refund, TopUp
 
 MAX_TOP_UP_NANO_USD = 10_000_000 * NANO_USD_PER_USD
 """Most credit that one payment adds: 10 million USD. Sums of hundreds of these still fit 64 bits."""
@@ -76,9 +76,7 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
         """Credit a payment, once per idempotency key."""
         amount = self._amount_nano_usd(request)
         account_id = _account_id(request.account_id)
-        repeatable = once(request, request.idempotency_key, account_id=account_id)
-        if repeatable is None:
-            raise InvalidRequest("idempotency_key is required.", param="idempotency_key")
+        repeatable = once_required(request, request.idempotency_key, account_id=account_id)
         account = fields.found(await self._accounts.account(account_id), param="account_id", value=account_id)
         if account.kind == "house":
             raise InvalidRequest("House accounts take no payments.", param="account_id")
@@ -90,6 +88,31 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
             once=repeatable,
         )
         return _top_up_message(top_up)
+
+    async def CreateRefund(self, request: metering_pb2.CreateRefundRequest, context: Context) -> metering_pb2.Refund:
+        """Take back what was credited, once per idempotency key."""
+        payment_id = fields.resource_id(request.payment_id, param="payment_id")
+        if request.amount_nano_usd <= 0:
+            raise InvalidRequest("amount_nano_usd must be 1 or more.", param="amount_nano_usd")
+        try:
+            refund = await self._ledger.refund(
+                refund_id="refund_" + self._ids.new(),
+                payment_id=payment_id,
+                amount_nano_usd=request.amount_nano_usd,
+                keep_fee=request.keep_fee,
+                once=once_required(request, request.idempotency_key),
+            )
+        except Missing as error:
+            raise fields.not_found("payment_id", payment_id) from error
+        except BeyondPayment as error:
+            left = error.left_nano_usd
+            message = f"No more than {left} nanodollars ({usd_text(left)} USD) are left of this payment."
+            raise Conflict(message, param="amount_nano_usd") from error
+        except Unaffordable as error:
+            lacks = error.missing_nano_usd
+            message = f"The account lacks {usd_text(lacks)} USD; what running requests hold is not available."
+            raise InsufficientBalance(message, missing_nano_usd=lacks, affordable_tokens=0) from error
+        return _refund_message(refund)
 
     async def ListLedgerEntries(
         self, request: metering_pb2.ListLedgerEntriesRequest, context: Context
@@ -207,6 +230,18 @@ def _top_up_message(top_up: TopUp) -> metering_pb2.TopUp:
         fee_nano_usd=top_up.fee_nano_usd,
         paid_nano_usd=top_up.amount_nano_usd + top_up.fee_nano_usd,
         create_time=fields.timestamp(top_up.created_us),
+    )
+
+
+def _refund_message(refund: Refund) -> metering_pb2.Refund:
+    return metering_pb2.Refund(
+        id=refund.id,
+        payment_id=refund.payment_id,
+        account_id=refund.account_id,
+        amount_nano_usd=refund.amount_nano_usd,
+        fee_nano_usd=refund.fee_nano_usd,
+        refunded_nano_usd=refund.amount_nano_usd + refund.fee_nano_usd,
+        create_time=fields.timestamp(refund.created_us),
     )
 
 

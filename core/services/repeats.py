@@ -50,6 +50,14 @@ def once(request: Message, key: str, **resolved: str) -> Once | None:
     )
 
 
+def once_required(request: Message, key: str, **resolved: str) -> Once:
+    """`once` for RPCs that must not be sent without a key. Raises InvalidRequest."""
+    required = once(request, key, **resolved)
+    if required is None:
+        raise InvalidRequest("idempotency_key is required.", param="idempotency_key")
+    return required
+
+
 async def forget(store: IdempotencyStore) -> None:
     """Free keys that were kept long enough, now and every hour until the end of the process."""
     while True:

@@ -58,6 +58,47 @@ def test_topup_takes_an_idempotency_key(invoke: Callable[..., Any]) -> None:
     assert lines[2:5] == ["credit   10.000000 USD", "fee      0.500000 USD", "paid     10.500000 USD"]
 
 
+def test_refund_sends_what_to_take_back(invoke: Callable[..., Any]) -> None:
+    """`refund PAYMENT --usd 2.5 --keep-fee --json` sends integer nanodollars; people see what to pay out."""
+    made = metering_pb2.Refund(
+        id="refund_1",
+        payment_id="pay_1",
+        account_id="acct_1",
+        amount_nano_usd=2_500_000_000,
+        fee_nano_usd=125_000_000,
+        refunded_nano_usd=2_625_000_000,
+    )
+    run = invoke("refund", "pay_1", "--usd", "2.5", "--keep-fee", "--json")
+    assert run.answer("MeteringService.CreateRefund", made) == metering_pb2.CreateRefundRequest(
+        payment_id="pay_1", amount_nano_usd=2_500_000_000, keep_fee=True, idempotency_key="new-id"
+    )
+    assert json.loads(run.result().stdout) == {
+        "id": "refund_1",
+        "payment_id": "pay_1",
+        "account_id": "acct_1",
+        "amount_usd": "2.500000000",
+        "amount_nano_usd": 2_500_000_000,
+        "fee_usd": "0.125000000",
+        "fee_nano_usd": 125_000_000,
+        "refunded_usd": "2.625000000",
+        "refunded_nano_usd": 2_625_000_000,
+        "idempotency_key": "new-id",
+        "create_time": "1970-01-01T00:00:00.000000Z",
+    }
+    run = invoke("refund", "pay_1", "--usd", "2.5", "--idempotency-key", "ticket-7")
+    request = run.answer("MeteringService.CreateRefund", made)
+    assert (request.idempotency_key, request.keep_fee) == ("ticket-7", False)
+    lines = run.result().stdout.splitlines()
+    assert lines[3:6] == ["credit    2.500000 USD", "fee       0.125000 USD", "refunded  2.625000 USD"]
+
+
+def test_a_refund_that_may_have_been_made_names_its_key(invoke: Callable[..., Any]) -> None:
+    """When the outcome is open the error says how to repeat it without refunding twice."""
+    run = invoke("refund", "pay_1", "--usd", "10")
+    run.refuse("MeteringService.CreateRefund", grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+    assert "it may have been taken all the same: repeat it with --idempotency-key new-id" in run.result().stderr
+
+
 @pytest.mark.parametrize("amount", ["ten", "1e3", "-5", "0.0000000001"])
 def test_a_bad_amount_is_wrong_usage(invoke: Callable[..., Any], amount: str) -> None:
     """Nothing is sent for an amount that cannot be read exactly; exit status 2."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage.interfaces import Missing, StoreError
+from storage.interfaces import BeyondPayment, IdempotencyConflict, Missing, StoreError, Unaffordable
 from storage.records import Once
 
 ACCOUNTS = st.sampled_from(("acc_a", "acc_b"))
@@ -18,6 +18,7 @@ AMOUNTS = st.integers(0, 60)
 
 operations = st.one_of(
     st.tuples(st.just("top_up"), ACCOUNTS, st.integers(1, 200), st.integers(0, 10), st.integers(0, 2)),
+    st.tuples(st.just("refund"), st.integers(0, 2), st.integers(1, 150), st.booleans(), st.integers(0, 2)),
     st.tuples(st.just("adjust"), ACCOUNTS, st.integers(1, 200), st.integers(0, 2)),
     st.tuples(st.just("acquire"), LEASES, ACCOUNTS, AMOUNTS, AMOUNTS, st.sampled_from((0.0, 30.0))),
     st.tuples(st.just("extend"), LEASES, AMOUNTS, AMOUNTS, st.integers(1, 4)),
@@ -56,6 +57,8 @@ class Player:
             await getattr(self, name)(*rest)
         except Missing:
             pass
+        except (BeyondPayment, Unaffordable, IdempotencyConflict):
+            pass
         except StoreError as error:  # a seq out of order, or more given back than there is: nothing happens
             assert type(error) is StoreError  # noqa: PT017
 
@@ -66,6 +69,15 @@ class Player:
             amount_nano_usd=amount,
             fee_nano_usd=fee,
             once=Once("top-ups", self.id(key), b""),
+        )
+
+    async def refund(self, payment: int, amount: int, keep_fee: bool, key: int) -> None:
+        await self.store.refund(
+            refund_id=self.id(f"refund_{key}"),
+            payment_id=self.id(f"pay_{payment}"),
+            amount_nano_usd=amount,
+            keep_fee=keep_fee,
+            once=Once("refunds", self.id(key), b"%d %d %d" % (payment, amount, keep_fee)),
         )
 
     async def adjust(self, account: str, amount: int, ref: int) -> None:

@@ -131,6 +131,36 @@ class TopUp(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     def __init__(self, id: _Optional[str] = ..., account_id: _Optional[str] = ..., amount_nano_usd: _Optional[int] = ..., fee_nano_usd: _Optional[int] = ..., paid_nano_usd: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
+class CreateRefundRequest(_message.Message):
+    __slots__ = ("payment_id", "amount_nano_usd", "keep_fee", "idempotency_key")
+    PAYMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FEE_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    payment_id: str
+    amount_nano_usd: int
+    keep_fee: bool
+    idempotency_key: str
+    def __init__(self, payment_id: _Optional[str] = ..., amount_nano_usd: _Optional[int] = ..., keep_fee: _Optional[bool] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+
+class Refund(_message.Message):
+    __slots__ = ("id", "payment_id", "account_id", "amount_nano_usd", "fee_nano_usd", "refunded_nano_usd", "create_time")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PAYMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    FEE_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    REFUNDED_NANO_USD_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    payment_id: str
+    account_id: str
+    amount_nano_usd: int
+    fee_nano_usd: int
+    refunded_nano_usd: int
+    create_time: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[str] = ..., payment_id: _Optional[str] = ..., account_id: _Optional[str] = ..., amount_nano_usd: _Optional[int] = ..., fee_nano_usd: _Optional[int] = ..., refunded_nano_usd: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
 class ListLedgerEntriesRequest(_message.Message):
     __slots__ = ("account_id", "page_size", "page_token")
     ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]

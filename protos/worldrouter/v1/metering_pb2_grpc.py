@@ -47,6 +47,11 @@ class MeteringServiceStub:
                 request_serializer=worldrouter_dot_v1_dot_metering__pb2.CreateTopUpRequest.SerializeToString,
                 response_deserializer=worldrouter_dot_v1_dot_metering__pb2.TopUp.FromString,
                 _registered_method=True)
+        self.CreateRefund = channel.unary_unary(
+                '/worldrouter.v1.MeteringService/CreateRefund',
+                request_serializer=worldrouter_dot_v1_dot_metering__pb2.CreateRefundRequest.SerializeToString,
+                response_deserializer=worldrouter_dot_v1_dot_metering__pb2.Refund.FromString,
+                _registered_method=True)
         self.ListLedgerEntries = channel.unary_unary(
                 '/worldrouter.v1.MeteringService/ListLedgerEntries',
                 request_serializer=worldrouter_dot_v1_dot_metering__pb2.ListLedgerEntriesRequest.SerializeToString,
@@ -102,6 +107,19 @@ class MeteringServiceServicer:
         INVALID_REQUEST below the minimum (10 USD by default); CONFLICT when the
         idempotency key came with another body before; NOT_FOUND when there is no
         such account.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateRefund(self, request, context):
+        """Takes credit of a payment back from its account, to be paid out by whoever
+        took the payment, once per idempotency key. For the operator. The fee is
+        given back in proportion unless keep_fee says otherwise. NOT_FOUND when
+        there is no such payment; CONFLICT when it is more than is left of the
+        payment, or when the idempotency key came with another body before;
+        INSUFFICIENT_BALANCE when it is more than the account has available, to
+        which what running requests hold does not belong.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -184,6 +202,11 @@ def add_MeteringServiceServicer_to_server(servicer, server):
                     servicer.CreateTopUp,
                     request_deserializer=worldrouter_dot_v1_dot_metering__pb2.CreateTopUpRequest.FromString,
                     response_serializer=worldrouter_dot_v1_dot_metering__pb2.TopUp.SerializeToString,
+            ),
+            'CreateRefund': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRefund,
+                    request_deserializer=worldrouter_dot_v1_dot_metering__pb2.CreateRefundRequest.FromString,
+                    response_serializer=worldrouter_dot_v1_dot_metering__pb2.Refund.SerializeToString,
             ),
             'ListLedgerEntries': grpc.unary_unary_rpc_method_handler(
                     servicer.ListLedgerEntries,
@@ -278,6 +301,33 @@ class MeteringService:
             '/worldrouter.v1.MeteringService/CreateTopUp',
             worldrouter_dot_v1_dot_metering__pb2.CreateTopUpRequest.SerializeToString,
             worldrouter_dot_v1_dot_metering__pb2.TopUp.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateRefund(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/worldrouter.v1.MeteringService/CreateRefund',
+            worldrouter_dot_v1_dot_metering__pb2.CreateRefundRequest.SerializeToString,
+            worldrouter_dot_v1_dot_metering__pb2.Refund.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,15 @@ class MeteringServiceStub:
     idempotency key came with another body before; NOT_FOUND when there is no
     such account.
     """
+    CreateRefund: _grpc.UnaryUnaryMultiCallable[_metering_pb2.CreateRefundRequest, _metering_pb2.Refund]
+    """Takes credit of a payment back from its account, to be paid out by whoever
+    took the payment, once per idempotency key. For the operator. The fee is
+    given back in proportion unless keep_fee says otherwise. NOT_FOUND when
+    there is no such payment; CONFLICT when it is more than is left of the
+    payment, or when the idempotency key came with another body before;
+    INSUFFICIENT_BALANCE when it is more than the account has available, to
+    which what running requests hold does not belong.
+    """
     ListLedgerEntries: _grpc.UnaryUnaryMultiCallable[_metering_pb2.ListLedgerEntriesRequest, _metering_pb2.ListLedgerEntriesResponse]
     """Lists the ledger of an account, newest first."""
     ListUsageRecords: _grpc.UnaryUnaryMultiCallable[_metering_pb2.ListUsageRecordsRequest, _metering_pb2.ListUsageRecordsResponse]
@@ -96,6 +105,15 @@ class MeteringServiceAsyncStub(MeteringServiceStub):
     INVALID_REQUEST below the minimum (10 USD by default); CONFLICT when the
     idempotency key came with another body before; NOT_FOUND when there is no
     such account.
+    """
+    CreateRefund: _aio.UnaryUnaryMultiCallable[_metering_pb2.CreateRefundRequest, _metering_pb2.Refund]  # type: ignore[assignment]
+    """Takes credit of a payment back from its account, to be paid out by whoever
+    took the payment, once per idempotency key. For the operator. The fee is
+    given back in proportion unless keep_fee says otherwise. NOT_FOUND when
+    there is no such payment; CONFLICT when it is more than is left of the
+    payment, or when the idempotency key came with another body before;
+    INSUFFICIENT_BALANCE when it is more than the account has available, to
+    which what running requests hold does not belong.
     """
     ListLedgerEntries: _aio.UnaryUnaryMultiCallable[_metering_pb2.ListLedgerEntriesRequest, _metering_pb2.ListLedgerEntriesResponse]  # type: ignore[assignment]
     """Lists the ledger of an account, newest first."""
@@ -158,6 +176,21 @@ class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
         INVALID_REQUEST below the minimum (10 USD by default); CONFLICT when the
         idempotency key came with another body before; NOT_FOUND when there is no
         such account.
+        """
+
+    @_abc_1.abstractmethod
+    def CreateRefund(
+        self,
+        request: _metering_pb2.CreateRefundRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_metering_pb2.Refund, _abc.Awaitable[_metering_pb2.Refund]]:
+        """Takes credit of a payment back from its account, to be paid out by whoever
+        took the payment, once per idempotency key. For the operator. The fee is
+        given back in proportion unless keep_fee says otherwise. NOT_FOUND when
+        there is no such payment; CONFLICT when it is more than is left of the
+        payment, or when the idempotency key came with another body before;
+        INSUFFICIENT_BALANCE when it is more than the account has available, to
+        which what running requests hold does not belong.
         """
 
     @_abc_1.abstractmethod

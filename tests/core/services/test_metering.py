@@ -233,3 +233,51 @@ async def test_pages_cover_every_request_and_entry_once(core, failure) -> None:
     page = await core.metering.ListUsageRecords(metering_pb2.ListUsageRecordsRequest(page_size=1), metadata=own)
     foreign = metering_pb2.ListLedgerEntriesRequest(page_token=page.next_page_token)
     assert (await failure(core.metering.ListLedgerEntries(foreign, metadata=own))).param == "page_token"
+
+
+def refund(core, payment_id: str, amount: int, key: str = "r", **changes: Any) -> Any:
+    request = metering_pb2.CreateRefundRequest(
+        payment_id=payment_id, amount_nano_usd=amount, idempotency_key=key, **changes
+    )
+    return core.metering.CreateRefund(request, metadata=core.operator)
+
+
+async def test_a_refund_takes_credit_back_once(core) -> None:
+    """Half of a payment given back: half of its fee with it, once however often it is sent, as a row of its own."""
+    paid = await top_up(core)
+    made = await refund(core, paid.id, 5 * USD)
+    assert made.id.startswith("refund_")
+    assert (made.payment_id, made.account_id) == (paid.id, "default")
+    assert (made.amount_nano_usd, made.fee_nano_usd, made.refunded_nano_usd) == (5 * USD, USD // 4, 5 * USD + USD // 4)
+    assert await refund(core, paid.id, 5 * USD) == made
+    assert (await balance(core, core.operator)).balance_nano_usd == 5 * USD
+    request = metering_pb2.ListLedgerEntriesRequest()
+    entry = (await core.metering.ListLedgerEntries(request, metadata=core.operator)).entries[0]
+    assert (entry.ref, entry.kind, entry.note) == (made.id, metering_pb2.LEDGER_KIND_REFUND, f"refund of {paid.id}")
+    assert (await refund(core, paid.id, 5 * USD, "s", keep_fee=True)).fee_nano_usd == 0
+
+
+async def test_what_cannot_be_refunded_is_refused(core, failure) -> None:
+    """Beyond the payment CONFLICT, beyond the balance INSUFFICIENT_BALANCE, no payment NOT_FOUND; nothing is taken."""
+    paid = await top_up(core)
+    await top_up(core, key="another")
+    await refund(core, paid.id, 10 * USD - 1)
+    failed = await failure(refund(core, paid.id, 2, "s"))
+    assert (failed.code, failed.reason, failed.param) == (C.ABORTED, "CONFLICT", "amount_nano_usd")
+    assert "1 nanodollars" in failed.message
+    failed = await failure(refund(core, paid.id, 1))
+    assert (failed.code, failed.param) == (C.ABORTED, "idempotency_key")
+    await core.store.register_core("core_1")
+    await core.store.acquire(
+        lease_id="l", account_id="default", core_id="core_1", want_nano_usd=10 * USD + 1, chunk_nano_usd=0, ttl_s=30
+    )
+    failed = await failure(refund(core, paid.id, 1, "s"))
+    assert (failed.code, failed.reason) == (C.FAILED_PRECONDITION, "INSUFFICIENT_BALANCE")
+    assert "0.000001 USD" in failed.message
+    for payment_id in ("pay_none", "", "no such thing"):
+        failed = await failure(refund(core, payment_id, 1, "s"))
+        assert (failed.code, failed.param) == (C.NOT_FOUND if payment_id else C.INVALID_ARGUMENT, "payment_id")
+    for amount, key, param in ((0, "s", "amount_nano_usd"), (-1, "s", "amount_nano_usd"), (1, "", "idempotency_key")):
+        failed = await failure(refund(core, paid.id, amount, key))
+        assert (failed.code, failed.param) == (C.INVALID_ARGUMENT, param)
+    assert (await balance(core, core.operator)).balance_nano_usd == 10 * USD + 1
