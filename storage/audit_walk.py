@@ -75,7 +75,7 @@ class _Chain:
     """A chain as far as it was followed: its last link, the sums of its account, and entries before their turn."""
 
     head: Head = field(default_factory=Head)
-    waiting: dict[int, tuple[str, Place, bytes]] = field(default_factory=dict)
+    waiting: dict[int, tuple[str, Place, bytes | None]] = field(default_factory=dict)
 
 
 class Walk:
@@ -83,8 +83,6 @@ class Walk:
 
     def __init__(self, account_ids: Collection[str], price_ids: Collection[str], below: int) -> None:
         self.findings = Findings()
-        self.missing: set[tuple[str, int]] = set()
-        """Positions (account, position) at which no entry was."""
         self._account_ids = account_ids
         self._price_ids = price_ids
         self._below = below
@@ -109,6 +107,12 @@ class Walk:
         self._unchained[debit] = self._unchained.get(debit, 0) - amount
         self._unchained[credit] = self._unchained.get(credit, 0) + amount
 
+    def dropped(self, entry_id: int, place: Place) -> None:
+        """A place whose entry is not in the ledger."""
+        subject = str(entry_id)
+        self.findings.add(Deviation("chain_missing", place.account_id, subject, "in the ledger", "not there"))
+        self._link(subject, place, None)
+
     def net(self, account_id: str) -> int:
         """Credits less debits of an account, of the entries so far."""
         head = self._chain(account_id).head
@@ -121,8 +125,7 @@ class Walk:
             while chain.waiting:
                 self._skip(account_id, chain)
             stored = heads.get(account_id, Head())
-            gap = range(chain.head.position + 1, stored.position + 1)
-            self.missing.update((account_id, position) for position in gap[:LISTED_LIMIT])
+            self._gap(account_id, chain, stored.position + 1)
             if chain.head != stored:
                 self.findings.add(Deviation("chain_head", account_id, "", _shown(chain.head), _shown(stored)))
 
@@ -146,32 +149,37 @@ class Walk:
         self._chain(row[CREDIT]).head.credits += row[AMOUNT]
         if place.account_id != owner:
             self._found("chain_hash", owner, row, f"in the chain of {owner}", f"in that of {place.account_id}")
+        self._link(str(row[0]), place, content_of(row))
+
+    def _link(self, subject: str, place: Place, content: bytes | None) -> None:
         chain = self._chain(place.account_id)
         if place.position != chain.head.position + 1:
-            chain.waiting[place.position] = str(row[0]), place, content_of(row)
+            chain.waiting[place.position] = subject, place, content
             if len(chain.waiting) > WAITING_LIMIT:
                 self._skip(place.account_id, chain)
             return
-        self._follow(chain, str(row[0]), place, content_of(row))
+        self._follow(chain, subject, place, content)
         while chain.waiting and (next_ := chain.waiting.pop(chain.head.position + 1, None)) is not None:
             self._follow(chain, *next_)
 
-    def _follow(self, chain: _Chain, subject: str, place: Place, content: bytes) -> None:
-        expected = next_hash(chain.head.hash, content)
-        if expected != place.hash:
+    def _follow(self, chain: _Chain, subject: str, place: Place, content: bytes | None) -> None:
+        if content is not None and (expected := next_hash(chain.head.hash, content)) != place.hash:
             self.findings.add(Deviation("chain_hash", place.account_id, subject, expected.hex(), place.hash.hex()))
         # As stored: an entry that was changed is named, and not all after it.
         chain.head.position, chain.head.hash = place.position, place.hash
 
     def _skip(self, account_id: str, chain: _Chain) -> None:
-        """Go on behind positions that have no entry; the first one there stands behind an unknown hash."""
+        """Go on behind positions of which nothing is known; the first entry there stands behind an unknown hash."""
         first = min(chain.waiting)
-        gap = range(chain.head.position + 1, first)
-        self.missing.update((account_id, position) for position in gap[:LISTED_LIMIT])
+        self._gap(account_id, chain, first)
         _, place, _ = chain.waiting.pop(first)
         chain.head.position, chain.head.hash = place.position, place.hash
         while (next_ := chain.waiting.pop(chain.head.position + 1, None)) is not None:
             self._follow(chain, *next_)
+
+    def _gap(self, account_id: str, chain: _Chain, end: int) -> None:
+        for position in range(chain.head.position + 1, end)[:LISTED_LIMIT]:
+            self.findings.add(Deviation("chain_missing", account_id, "", f"position {position}", "not there"))
 
     def _chain(self, account_id: str) -> _Chain:
         found = self._chains.get(account_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, cast, exists, select
+from sqlalchemy import ColumnElement, Integer, cast, select
 
 from storage.chain import CONTENT_FIELDS, FLAG_FIELDS
 from storage.database import AnySelect, OverDatabase
@@ -26,10 +26,10 @@ CHAINED_BELOW: AnySelect = select(revisions.c.value).where(revisions.c.name == C
 def unchained(below: int) -> ColumnElement[bool]:
     """Says that an entry is in no chain yet, where everything up to the id `below` is.
 
-    The bound is a plain number, and stands twice, so that no database looks at the whole of either table.
+    Not as NOT EXISTS: PostgreSQL might join the whole of both tables for that, where few rows are in question.
     """
-    listed = exists().where(ledger_chain.c.ledger_id == ledger.c.id, ledger_chain.c.ledger_id > below)
-    return (ledger.c.id > below) & ~listed
+    listed = select(ledger_chain.c.ledger_id).where(ledger_chain.c.ledger_id == ledger.c.id).scalar_subquery()
+    return (ledger.c.id > below) & listed.is_(None)
 
 
 class SqlChain(OverDatabase):

@@ -24,8 +24,7 @@ _BEGIN: Final = f"""
 _BELOW: Final = "SELECT value FROM revisions WHERE name = 'ledger_chain'"
 _FRESH: Final = f"""
     SELECT {", ".join(f"{name}::int" if name in FLAG_FIELDS else name for name in CONTENT_FIELDS)} FROM ledger
-    WHERE id > $1
-      AND NOT EXISTS (SELECT 1 FROM ledger_chain WHERE ledger_id = ledger.id AND ledger_id > $1)
+    WHERE id > $1 AND (SELECT ledger_id FROM ledger_chain WHERE ledger_id = ledger.id) IS NULL
     ORDER BY id LIMIT $2
 """
 _HEADS: Final = "SELECT account_id, position, hash, debits, credits FROM ledger_heads WHERE account_id = ANY($1)"

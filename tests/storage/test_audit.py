@@ -104,6 +104,13 @@ async def test_a_dropped_row_is_named(store, ids, tamper, place) -> None:
     assert not [deviation for deviation in found if deviation[0] == "chain_hash"]
 
 
+async def test_what_follows_a_dropped_row_is_still_checked(store, ids, tamper) -> None:
+    """Its link tells the hash that the next entry stands behind."""
+    await tamper(f"DELETE FROM ledger WHERE id = {ids[2]}", f"UPDATE ledger SET note = 'x' WHERE id = {ids[3]}")
+    found = named((await store.audit()).deviations)
+    assert found[:2] == [("chain_missing", "acc_1", ids[2]), ("chain_hash", "acc_1", ids[3])]
+
+
 async def test_a_row_dropped_with_its_link_is_missed(store, ids, tamper) -> None:
     """By its position, in the middle and at the end."""
     for place in (3, 5):
