@@ -232,6 +232,7 @@ class Guard:
             )
         elif passage.call is None:  # no handler will log it
             _logger.info("refused %s: %s, request id %s", rpc.method, details.code.name, passage.request_id)
+        error.__traceback__ = None  # holds the request's frames: a cycle, with its body, if one of them holds the error
         await context.abort(*details)
 
     def _finished(self, rpc: _Rpc, passage: _Passage) -> None:

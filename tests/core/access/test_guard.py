@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import weakref
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -411,3 +412,28 @@ def wrapped_stream(guard: Guard, chat: Chat) -> Callable[..., Any]:
     raw_chat_pb2_grpc.add_RawChatServiceServicer_to_server(chat, guard)
     guard.install(registry)
     return registry.stream
+
+
+async def test_an_error_that_its_handler_keeps_holds_no_request(guard, serve, bearer) -> None:
+    """What a failed request had in memory is freed at once, not when the garbage collector comes."""
+    left: list[weakref.ref[set[int]]] = []
+
+    class Body(set[int]):
+        """Stands for megabytes."""
+
+    async def script(context: Any) -> AsyncIterator[Response]:
+        body, error = Body(), UpstreamFailed("no")
+        left.append(weakref.ref(body))
+        yield Response()
+        raise error
+
+    raw_chat_pb2_grpc.add_RawChatServiceServicer_to_server(Chat(script), guard)
+    stub = raw_chat_pb2_grpc.RawChatServiceStub(await serve(guard))
+    gc.disable()
+    try:
+        with pytest.raises(grpc.aio.AioRpcError):
+            async for _ in stub.StreamRawCompletion(Request(), metadata=bearer):
+                pass
+        await until(lambda: left[0]() is None)
+    finally:
+        gc.enable()
