@@ -26,8 +26,10 @@ UNLIMITED_TOKENS = 2**31
 """What a foreign limit counts as that is negative, too large, or no integer at all."""
 MAX_CHOICES = 128
 _MAX_LIMIT = 2**31 - 1
-_REMOVED_FROM_EXTRA_BODY = REDIRECTING_FIELDS | {*LIMIT_FIELDS, *FOREIGN_LIMIT_FIELDS}
-"""An upstream that merges `extra_body` must not find a limit in it that nobody has judged."""
+COUNT_FIELDS = ("n", "n_cmpl")
+"""How many answers are asked for, llama.cpp's name last."""
+_REMOVED_FROM_EXTRA_BODY = REDIRECTING_FIELDS | {"model", *COUNT_FIELDS, *LIMIT_FIELDS, *FOREIGN_LIMIT_FIELDS}
+"""An upstream that merges `extra_body` must not find another model in it, or what nobody has held money for."""
 
 _Fields = dict[str, msgspec.Raw]
 _decoder = msgspec.json.Decoder(_Fields)
@@ -205,8 +207,8 @@ def _integer(fields: _Fields, name: str, *, most: int) -> int | None:
 
 
 def _choices(fields: _Fields) -> int:
-    """How many answers are asked for: `n`, or llama.cpp's `n_cmpl`, whichever is more."""
-    return max(_integer(fields, "n", most=MAX_CHOICES) or 1, _integer(fields, "n_cmpl", most=MAX_CHOICES) or 1)
+    """How many answers are asked for: by whichever field says more."""
+    return max([_integer(fields, name, most=MAX_CHOICES) or 1 for name in COUNT_FIELDS])
 
 
 def _output_limit(fields: _Fields) -> int | None:

@@ -102,9 +102,11 @@ def test_n_counts_the_choices(rest: bytes, choices: int) -> None:
     assert read(rest).choices == choices
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "n_predict", "max_new_tokens"])
-def test_no_output_limit_hides_in_extra_body(name: str) -> None:
-    """It would be one that nothing was held for, at an upstream that merges the two."""
+@pytest.mark.parametrize(
+    "name", ["max_tokens", "max_completion_tokens", "n_predict", "max_new_tokens", "n", "n_cmpl", "model"]
+)
+def test_nothing_that_costs_hides_in_extra_body(name: str) -> None:
+    """To an upstream that merges the two it would be a limit, a count or a model that nothing was held for."""
     envelope = read(b'"max_tokens":5,"extra_body":{"%s":900,"seed":1}' % name.encode())
     assert envelope.ignored == (f"extra_body.{name}",)
     assert raw_fields(envelope.upstream_body(model="up", stream=False, limit=None))["extra_body"] == b'{"seed":1}'
