@@ -15,7 +15,6 @@ from tests.money.books import ACCOUNTS, LEASES, LEDGER, Books
 from tests.money.memory import MemoryStore
 from tests.storage.test_conservation import Player, operations
 
-
 # Refunds of payments are no part of the state machine.
 played_in_memory = operations.filter(lambda operation: operation[0] != "refund")
 
