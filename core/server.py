@@ -26,6 +26,7 @@ from worldrouter.v1 import (
     account_pb2_grpc,
     auth_pb2_grpc,
     chat_pb2_grpc,
+    maintenance_pb2_grpc,
     metering_pb2,
     metering_pb2_grpc,
     raw_chat_pb2_grpc,
@@ -52,10 +53,12 @@ from core.services.auditing import report_message
 from core.services.catalog import RoutingServicer
 from core.services.chat import CLIENT_GONE, ChatServicer, RawChatServicer
 from core.services.keys import AuthServicer
+from core.services.maintenance import MaintenanceServicer
 from core.services.metering import MeteringServicer, TopUpRules
 from core.services.repeats import forget
 from core.settings import BadSettings, Settings, load, secret
 from storage.interfaces import Duplicate, Store, StoreError
+from storage.restore import restore
 from storage.store import open_store
 
 _log = logging.getLogger(__name__)
@@ -84,6 +87,11 @@ async def check_database(settings: Settings, home: Home) -> None:
     """StoreError unless a core can open the database: it answers, and its schema is this program's."""
     store = await open_store(database_url(settings, home))
     await store.close()
+
+
+async def restore_database(settings: Settings, home: Home, backup: Path, *, replace: bool) -> None:
+    """Put a backup in the place of the database. StoreError, OSError; see `storage.restore`."""
+    await restore(database_url(settings, home), backup, replace=replace)
 
 
 async def audit_database(settings: Settings, home: Home) -> metering_pb2.AuditResponse:
@@ -205,6 +213,7 @@ class CoreServer:
         metering_pb2_grpc.add_MeteringServiceServicer_to_server(
             MeteringServicer(store, store, store, ids, top_up_rules=rules), to
         )
+        maintenance_pb2_grpc.add_MaintenanceServiceServicer_to_server(MaintenanceServicer(store), to)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, to)
         reflecting = ReflectionServicer(guard.service_names)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, to)  # type: ignore[no-untyped-call]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy import ColumnElement, Row, Select, Table
@@ -67,6 +67,7 @@ class Database(ABC):
         # Lists get half of the readers, so that no caller's lists keep the keys' poll or a balance waiting.
         self._listing = asyncio.Semaphore(max(reader_count // 2, 1))
         self._auditing = asyncio.Semaphore(1)
+        self._copying = asyncio.Semaphore(1)
         self._jitter = jitter
         self._running: set[asyncio.Task[Any]] = set()
         self._closing: asyncio.Task[None] | None = None
@@ -99,6 +100,10 @@ class Database(ABC):
     @abstractmethod
     async def settled_ledger_id(self) -> int:
         """An id of the ledger up to which no entry will show up that is not there now; 0 when there is none."""
+
+    @abstractmethod
+    def backup(self) -> AsyncIterator[bytes]:
+        """The database as of one moment, in pieces of a file. BackupFailed."""
 
     async def release(self) -> None:
         """Close the pools, when nothing runs any more. Readers go first: the last connection is the writer's."""

@@ -9,7 +9,7 @@ nothing and returns what the first made, as it is now; IdempotencyConflict for a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from storage.records import (
@@ -84,6 +84,18 @@ class Unaffordable(StoreError):
     def __init__(self, message: str, *, missing_nano_usd: int) -> None:
         super().__init__(message)
         self.missing_nano_usd = missing_nano_usd
+
+
+class BackupFailed(StoreError):
+    """A backup could not be made or put back; the message says why, and what is missing."""
+
+
+class BadBackup(StoreError):
+    """A file is no backup that can be restored here; the message says why."""
+
+
+class NotEmpty(StoreError):
+    """A backup would take the place of a database that somebody used."""
 
 
 class AccountStore(Protocol):
@@ -316,6 +328,11 @@ class IdempotencyStore(Protocol):
 
 class Store(AccountStore, KeyStore, LedgerStore, UsageStore, LeaseStore, AuditStore, IdempotencyStore, Protocol):
     """All of it, over one database."""
+
+    def backup(self) -> AsyncIterator[bytes]:
+        """The whole database as of one moment, in pieces of a file that `storage.restore` restores. Who settles does
+        not wait for it. BackupFailed."""
+        ...
 
     async def ping(self) -> None:
         """Raise StoreUnavailable when the database does not answer."""

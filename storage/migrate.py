@@ -56,11 +56,16 @@ def refuse_outdated(connection: Connection) -> None:
         raise SchemaOutdated("the database's schema is out of date: run `worldrouter migrate`")
 
 
+def known_revisions() -> frozenset[str]:
+    """The schemas that this program knows: its own and those before it."""
+    return frozenset(step.revision for step in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
 def _pending(connection: Connection) -> bool:
     """Whether steps are missing; SchemaOutdated when the database has steps that this program does not know."""
     script = ScriptDirectory.from_config(_config())
     present = set(MigrationContext.configure(connection).get_current_heads())
-    if present - {step.revision for step in script.walk_revisions()}:
+    if present - known_revisions():
         raise SchemaOutdated("the database's schema is newer than this program: use a newer one")
     return present != set(script.get_heads())
 

@@ -28,6 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from storage import postgres_chain
 from storage.database import Conflict, ConnectionLost, Database, Refused
 from storage.interfaces import CommitUnknown, StoreError, StoreUnavailable
+from storage.postgres_backup import dump
 from storage.postgres_settle import DRIVER_FAILURES, SettleTransaction
 from storage.records import Settlement
 from storage.settle_statements import CommitFailed
@@ -180,6 +181,9 @@ class PostgresDatabase(Database):
             # Apart, and after it: whoever took a smaller id and has not ended is among them.
             writing = await self.rows(_WRITING)
             return self._horizon.move(int(last_id), frozenset(row[0] for row in writing))
+
+    def backup(self) -> AsyncIterator[bytes]:
+        return dump(self._url)
 
     async def settle(self, batch: Sequence[Settlement]) -> None:
         async def once() -> None:

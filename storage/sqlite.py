@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from storage import sqlite_chain
+from storage import sqlite_backup, sqlite_chain
 from storage.database import Database, Refused
 from storage.interfaces import CommitUnknown, SchemaOutdated, StoreError, StoreUnavailable
 from storage.records import Settlement
@@ -32,6 +33,8 @@ from storage.tables import BIGINT, ledger
 
 READER_COUNT = 4
 BUSY_TIMEOUT_S = 5.0
+PIECE_BYTES = 256 * 1024
+"""Of a backup, read at a time."""
 OLDEST_VERSION = (3, 37)
 """The first SQLite with STRICT tables (https://www.sqlite.org/stricttables.html)."""
 
@@ -48,13 +51,17 @@ _WRITER_PRAGMAS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = O
 _READER_PRAGMAS = ("query_only = ON", "wal_autocheckpoint = 0")
 
 
+def path_of(url: URL) -> Path:
+    """The database's file. Two names of one file are the same here."""
+    return Path(url.database or "").resolve()
+
+
 class FileLock:
     """An exclusive advisory lock beside a database file: one process at a time, freed when it dies."""
 
     def __init__(self, url: URL) -> None:
         """Take the lock or raise StoreUnavailable at once, naming the process that has it."""
-        # Two names of one file must lock the same.
-        database = Path(url.database or "").resolve()
+        database = path_of(url)
         path = database.with_name(database.name + ".lock")
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -170,6 +177,7 @@ class SqliteDatabase(Database):
         if not exists(url):
             raise SchemaOutdated(f"there is no database at {url.database}: run `worldrouter migrate`")
         self._lock = FileLock(url)
+        sqlite_backup.remove_unfinished(path_of(url))
         super().__init__(writers, readers, writer_count=1, reader_count=READER_COUNT, jitter=jitter)
         self._clock_us = now_us
         self._settle = SettleTransaction()
@@ -201,6 +209,26 @@ class SqliteDatabase(Database):
         # There is one writer: ids ascend in commit order.
         [[last_id]] = await self.rows(select(func.coalesce(func.max(ledger.c.id), 0)))
         return int(last_id)
+
+    async def backup(self) -> AsyncIterator[bytes]:
+        database = path_of(self._url)
+        target = sqlite_backup.unfinished(database, secrets.token_hex(8))
+        abandoned = False
+
+        async def once() -> None:
+            await asyncio.to_thread(sqlite_backup.copy, database, target)
+            if abandoned:
+                target.unlink()
+
+        try:
+            await self._detached(self._copying, once)
+        except BaseException:
+            abandoned = True
+            raise
+        with target.open("rb") as file:
+            target.unlink()  # whatever happens now, it goes
+            while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
+                yield piece
 
     async def settle(self, batch: Sequence[Settlement]) -> None:
         try:

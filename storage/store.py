@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from sqlalchemy import select
 
@@ -31,6 +31,11 @@ def wall_clock_us() -> int:
 
 class SqlStore(SqlAccounts, SqlKeys, SqlLedger, SqlRefunds, SqlUsage, SqlLeases, SqlAudits, SqlIdempotency):
     """`Store` over SQLite or PostgreSQL."""
+
+    def backup(self) -> AsyncIterator[bytes]:
+        """The whole database as of one moment, in pieces of a file that `storage.restore` restores. Who settles does
+        not wait for it. BackupFailed."""
+        return self._db.backup()
 
     async def ping(self) -> None:
         """Raise StoreUnavailable when the database does not answer."""

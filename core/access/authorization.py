@@ -34,6 +34,7 @@ RPC_ROLES: Mapping[str, frozenset[Role]] = MappingProxyType(
         "/worldrouter.v1.AuthService/VerifyApiKey": _KEYS,
         "/worldrouter.v1.ChatService/CreateChatCompletion": _KEYS,
         "/worldrouter.v1.ChatService/StreamChatCompletion": _KEYS,
+        "/worldrouter.v1.MaintenanceService/ExportDatabase": _OPERATOR,
         "/worldrouter.v1.MeteringService/Audit": _OPERATOR,
         "/worldrouter.v1.MeteringService/CreateRefund": _OPERATOR,
         "/worldrouter.v1.MeteringService/CreateTopUp": _OPERATOR,

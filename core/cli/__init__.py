@@ -8,7 +8,20 @@ from pathlib import Path
 
 import click
 
-from core.cli import accounts, audit, billing, catalog, chat, doctor, keys, launch, refunds, summaries, usage
+from core.cli import (
+    accounts,
+    audit,
+    backup,
+    billing,
+    catalog,
+    chat,
+    doctor,
+    keys,
+    launch,
+    refunds,
+    summaries,
+    usage,
+)
 from core.cli.options import connection_options
 from core.cli.session import Session
 from core.home import Home
@@ -57,6 +70,8 @@ for _command in (
     usage.usage,
     billing.ledger,
     audit.audit,
+    backup.backup,
+    backup.restore,
 ):
     cli.add_command(_command)
 

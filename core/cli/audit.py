@@ -51,7 +51,7 @@ def audit(session: Session, offline: bool, config: Path | None, as_json: bool) -
     if as_json:
         print_json(_report_json(report))
     else:
-        _print_report(report)
+        print_report(report)
     if report.deviation_count:
         raise click.exceptions.Exit(1)
 
@@ -89,7 +89,8 @@ def export_lines(parts: Iterable[metering_pb2.ExportLedgerResponse]) -> Iterator
     yield {"type": "end", "accounts": accounts, "entries": entries}
 
 
-def _print_report(report: metering_pb2.AuditResponse) -> None:
+def print_report(report: metering_pb2.AuditResponse) -> None:
+    """Print what an audit found, for people."""
     chained = f"{report.chained_entry_count} entries, up to {report.last_chained_entry_id}"
     print_fields(
         {

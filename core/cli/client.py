@@ -66,6 +66,7 @@ class Core:
         self.auth = self._client.auth
         self.chat = self._client.chat
         self.metering = self._client.metering
+        self.maintenance = self._client.maintenance
         self.routing = self._client.routing
         health = health_pb2_grpc.HealthStub(self._client.channel)
         self.check_health: grpc.UnaryUnaryMultiCallable[

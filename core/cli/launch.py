@@ -175,6 +175,27 @@ def offline_audit(session: Session, config: Path | None) -> metering_pb2.AuditRe
         raise click.ClickException(one_line(str(error))) from error
 
 
+def offline_restore(session: Session, config: Path | None, backup: Path, *, replace: bool) -> str:
+    """Put a backup in the place of that database; where it is, without a password. A clear error."""
+    # Lazily, see above.
+    import asyncio
+
+    from core.server import database_url, restore_database
+    from core.settings import BadSettings, load
+    from storage.interfaces import NotEmpty, StoreError
+
+    _create(session.home)
+    try:
+        settings = load(config, os.environ, {})
+        asyncio.run(restore_database(settings, session.home, backup, replace=replace))
+    except NotEmpty as error:
+        hint = "" if replace else "; restore over it with --replace"
+        raise click.ClickException(one_line(f"{error}{hint}")) from error
+    except (BadSettings, StoreError, OSError) as error:
+        raise click.ClickException(one_line(str(error))) from error
+    return database_url(settings, session.home).rpartition("@")[2]
+
+
 Run = Callable[[Path | None, Home, dict[str, object]], int]
 
 

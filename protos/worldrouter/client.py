@@ -29,6 +29,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from worldrouter.v1.account_pb2_grpc import AccountServiceStub
 from worldrouter.v1.auth_pb2_grpc import AuthServiceStub
 from worldrouter.v1.chat_pb2_grpc import ChatServiceStub
+from worldrouter.v1.maintenance_pb2_grpc import MaintenanceServiceStub
 from worldrouter.v1.metering_pb2_grpc import MeteringServiceStub
 from worldrouter.v1.raw_chat_pb2_grpc import RawChatServiceStub
 from worldrouter.v1.routing_pb2_grpc import RoutingServiceStub
@@ -37,6 +38,7 @@ if TYPE_CHECKING:  # these names exist for type checkers only
     from worldrouter.v1.account_pb2_grpc import AccountServiceAsyncStub
     from worldrouter.v1.auth_pb2_grpc import AuthServiceAsyncStub
     from worldrouter.v1.chat_pb2_grpc import ChatServiceAsyncStub
+    from worldrouter.v1.maintenance_pb2_grpc import MaintenanceServiceAsyncStub
     from worldrouter.v1.metering_pb2_grpc import MeteringServiceAsyncStub
     from worldrouter.v1.raw_chat_pb2_grpc import RawChatServiceAsyncStub
     from worldrouter.v1.routing_pb2_grpc import RoutingServiceAsyncStub
@@ -100,6 +102,7 @@ class Client:
         self.auth = _with_key(AuthServiceStub(self.channel), key)
         self.accounts = _with_key(AccountServiceStub(self.channel), key)
         self.metering = _with_key(MeteringServiceStub(self.channel), key)
+        self.maintenance = _with_key(MaintenanceServiceStub(self.channel), key)
 
     def close(self) -> None:
         """Close the channel."""
@@ -137,6 +140,7 @@ class AsyncClient:
         self.auth: AuthServiceAsyncStub = _with_key(AuthServiceStub(self.channel), key)
         self.accounts: AccountServiceAsyncStub = _with_key(AccountServiceStub(self.channel), key)
         self.metering: MeteringServiceAsyncStub = _with_key(MeteringServiceStub(self.channel), key)
+        self.maintenance: MaintenanceServiceAsyncStub = _with_key(MaintenanceServiceStub(self.channel), key)
 
     async def close(self, grace_s: float | None = None) -> None:
         """Close the channel; running calls get `grace_s` seconds to end."""

@@ -25,6 +25,7 @@ from worldrouter.v1 import (
     auth_pb2,
     auth_pb2_grpc,
     chat_pb2,
+    maintenance_pb2_grpc,
     metering_pb2_grpc,
     raw_chat_pb2,
     routing_pb2_grpc,
@@ -38,6 +39,7 @@ from core.ids import IdSource
 from core.services.accounts import AccountServicer
 from core.services.catalog import RoutingServicer
 from core.services.keys import AuthServicer
+from core.services.maintenance import MaintenanceServicer
 from core.services.metering import MeteringServicer, TopUpRules
 from storage.interfaces import Store
 from storage.migrate import migrate
@@ -111,6 +113,10 @@ class Core:
         return metering_pb2_grpc.MeteringServiceStub(self.channel)
 
     @property
+    def maintenance(self) -> Any:
+        return maintenance_pb2_grpc.MaintenanceServiceStub(self.channel)
+
+    @property
     def routing(self) -> Any:
         return routing_pb2_grpc.RoutingServiceStub(self.channel)
 
@@ -163,6 +169,7 @@ def make_guard(store: Store, authenticator: Authenticator, peppers: Peppers) -> 
     auth_pb2_grpc.add_AuthServiceServicer_to_server(keys, guard)
     account_pb2_grpc.add_AccountServiceServicer_to_server(accounts, guard)
     metering_pb2_grpc.add_MeteringServiceServicer_to_server(metering, guard)
+    maintenance_pb2_grpc.add_MaintenanceServiceServicer_to_server(MaintenanceServicer(store), guard)
     routing_pb2_grpc.add_RoutingServiceServicer_to_server(RoutingServicer(CATALOG), guard)
     health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(), guard)
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(guard.service_names), guard)
