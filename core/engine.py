@@ -22,6 +22,7 @@ from core.money.rollups import roll_up_forever
 from core.providers.base import Provider
 from core.settings import Settings
 from storage.interfaces import Store, StoreError
+from storage.records import Settlement
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Engine:
             new_lease_id=lambda: "lease_" + ids.new(),
         )
         self.auditor = Auditor(store, self.escrow, every_s=settings.money.audit_every_s, clock=time.monotonic)
-        self.pipeline = self._make_pipeline(catalog, providers, observe, client_gone)
+        self.pipeline = self._make_pipeline(catalog, providers, observe, metrics.changed, client_gone)
         metrics.watch(
             in_flight=lambda: self.pipeline.in_flight,
             queue=lambda: self.ledger.depth,
@@ -81,6 +82,7 @@ class Engine:
         catalog: Catalog,
         providers: Mapping[str, Provider],
         observe: Callable[[AccessRecord], None],
+        observe_changed: Callable[[Settlement, Settlement], None],
         client_gone: tuple[type[BaseException], ...],
     ) -> Pipeline:
         settings, limits, ratios = self._settings, self._settings.timeouts, TextRatios()
@@ -108,6 +110,7 @@ class Engine:
             clock=time.monotonic,
             wall_clock=time.time,
             observe=observe,
+            observe_changed=observe_changed,
             client_gone=client_gone,
         )
 

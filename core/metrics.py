@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from core.access_log import AccessRecord
 from core.call import Call
+from storage.records import Settlement
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _OVERHEAD_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
@@ -50,10 +51,20 @@ class _Histogram:
 class _ModelSeries:
     """What is counted by model."""
 
-    __slots__ = ("cached", "completion", "cost", "first_token", "output_token", "prompt", "seconds", "shortfall")
+    __slots__ = (
+        "cached",
+        "completion",
+        "cost",
+        "cost_shown",
+        "first_token",
+        "output_token",
+        "prompt",
+        "seconds",
+        "shortfall",
+    )
 
     def __init__(self) -> None:
-        self.prompt = self.cached = self.completion = self.cost = self.shortfall = 0
+        self.prompt = self.cached = self.completion = self.cost = self.cost_shown = self.shortfall = 0
         self.seconds = _Histogram(_SECONDS)
         self.first_token = _Histogram(_SECONDS)
         self.output_token = _Histogram(_TOKEN_SECONDS)
@@ -120,6 +131,13 @@ class Metrics(Collector):
         if record.error_reason and record.attempts:
             self._upstream_errors[record.model, record.provider, record.error_reason] += 1
 
+    def changed(self, asked: Settlement, charged: Settlement) -> None:
+        """The charge of a request that was counted turned out to be another."""
+        series = self._models.get(asked.model_id)
+        if series is not None:
+            series.cost += charged.amount_nano_usd - asked.amount_nano_usd
+            series.shortfall += charged.shortfall_nano_usd - asked.shortfall_nano_usd
+
     def collect(self) -> Iterator[Metric]:
         """The families, at a scrape."""
         for name, (text, read) in self._gauges.items():
@@ -155,7 +173,8 @@ class Metrics(Collector):
             tokens.add_metric([model, "prompt"], series.prompt)
             tokens.add_metric([model, "cached"], series.cached)
             tokens.add_metric([model, "completion"], series.completion)
-            cost.add_metric([model], series.cost)
+            series.cost_shown = max(series.cost_shown, series.cost)  # a counter never goes back
+            cost.add_metric([model], series.cost_shown)
             shortfall.add_metric([model], series.shortfall)
         yield from (tokens, cost, shortfall)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy import ColumnElement, Row, Select, Table
@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from storage.interfaces import CommitUnknown, StoreError, StoreUnavailable
-from storage.records import Settlement
+from storage.records import Charge, Settlement
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Awaitable[T]]
@@ -85,9 +85,9 @@ class Database(ABC):
         """What one of `failures` means, when it came before COMMIT."""
 
     @abstractmethod
-    async def settle(self, batch: Sequence[Settlement]) -> None:
+    async def settle(self, batch: Sequence[Settlement]) -> Mapping[str, Charge]:
         """Commit a batch in one transaction. Rows that no database can keep are made to fit rather than fail the
-        others for ever. One call at a time."""
+        others for ever. Returns what `LedgerStore.settle` does. One call at a time."""
 
     @abstractmethod
     def snapshot_engine(self) -> AsyncEngine:

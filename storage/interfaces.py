@@ -9,7 +9,7 @@ nothing and returns what the first made, as it is now; IdempotencyConflict for a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from storage.records import (
@@ -19,6 +19,7 @@ from storage.records import (
     AuditReport,
     Balance,
     ChainedEntry,
+    Charge,
     Deviation,
     Lease,
     LedgerEntry,
@@ -194,12 +195,14 @@ class LedgerStore(Protocol):
         """
         ...
 
-    async def settle(self, batch: Sequence[Settlement]) -> None:
+    async def settle(self, batch: Sequence[Settlement]) -> Mapping[str, Charge]:
         """Commit a batch of settlements, all or none; rows whose request id is in the ledger are skipped.
 
         Rows of an active lease add to its `spent`; those of a closed one take from the account what it can pay
         (available and credit limit), the rest added to the row's shortfall. Safe to repeat, also after
         CommitUnknown.
+
+        Returns what was charged, by request id, where it is not what the settlement says: nearly always nothing.
         """
         ...
 

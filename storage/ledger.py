@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from sqlalchemy import select, union_all
@@ -17,6 +17,7 @@ from storage.records import (
     HOUSE_FEES,
     HOUSE_PAYMENTS,
     HOUSE_USAGE,
+    Charge,
     LedgerEntry,
     Once,
     Price,
@@ -89,15 +90,16 @@ class SqlLedger(OverDatabase):
 
         await self._db.write(work)
 
-    async def settle(self, batch: Sequence[Settlement]) -> None:
+    async def settle(self, batch: Sequence[Settlement]) -> Mapping[str, Charge]:
         """Commit a batch of settlements, all or none; rows whose request id is in the ledger are skipped.
 
         Rows of an active lease add to its `spent`; those of a closed one take from the account what it can pay
         (available and credit limit), the rest added to the row's shortfall. Safe to repeat, also after
         CommitUnknown.
+
+        Returns what was charged, by request id, where it is not what the settlement says: nearly always nothing.
         """
-        if batch:
-            await self._db.settle(batch)
+        return await self._db.settle(batch) if batch else {}
 
     async def ledger_entries(self, account_id: str, *, before_id: int | None, limit: int) -> list[LedgerEntry]:
         """Entries that debit or credit the account, newest first."""

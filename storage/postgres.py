@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ from storage.database import Conflict, ConnectionLost, Database, Refused
 from storage.interfaces import CommitUnknown, StoreError, StoreUnavailable
 from storage.postgres_backup import dump
 from storage.postgres_settle import DRIVER_FAILURES, SettleTransaction
-from storage.records import Settlement
+from storage.records import Charge, Settlement
 from storage.settle_statements import CommitFailed
 from storage.settlement import storable
 from storage.tables import ledger
@@ -185,25 +185,25 @@ class PostgresDatabase(Database):
     def backup(self) -> AsyncIterator[bytes]:
         return dump(self._url)
 
-    async def settle(self, batch: Sequence[Settlement]) -> None:
-        async def once() -> None:
+    async def settle(self, batch: Sequence[Settlement]) -> Mapping[str, Charge]:
+        async def once() -> Mapping[str, Charge]:
             try:
-                await self._settle_once(batch)
+                return await self._settle_once(batch)
             except Refused:
-                await self._settle_once([storable(settlement) for settlement in batch])
+                return await self._settle_once([storable(settlement) for settlement in batch])
 
-        await self._detached(self._settling, once)
+        return await self._detached(self._settling, once)
 
     async def release(self) -> None:
         await self._drop_settler()
         await super().release()
 
-    async def _settle_once(self, batch: Sequence[Settlement]) -> None:
+    async def _settle_once(self, batch: Sequence[Settlement]) -> Mapping[str, Charge]:
         try:
             if self._settler is None:
                 self._settler = await self._writers.connect()
             driver = (await self._settler.get_raw_connection()).driver_connection
-            await self._settle.run(driver, batch)
+            return await self._settle.run(driver, batch)
         except CommitFailed as error:
             await self._drop_settler()
             raise CommitUnknown(f"the connection was lost during COMMIT: {error}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]  # it ships no types
@@ -10,9 +10,9 @@ from sqlalchemy import ColumnElement, Text, bindparam, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import asyncpg as dialects
 
-from storage.records import Settlement
+from storage.records import Charge, Settlement
 from storage.settle_statements import CommitFailed, SettleStatements, known_refs, sql
-from storage.settlement import HeldLease, Plan, late_accounts, plan, unknown
+from storage.settlement import HeldLease, Plan, changed_before, late_accounts, plan, unknown
 
 DRIVER_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """What asyncpg raises: for the server, for itself, for a state it did not expect, and for the network."""
@@ -30,17 +30,20 @@ class SettleTransaction:
         # One round trip for both. (ids) → (now, [request id])
         self._now_and_known = sql(dialect, select(now_us, func.array(refs)), "ids")
 
-    async def run(self, connection: Any, batch: Sequence[Settlement]) -> None:
-        """Commit a batch, all or none. After an exception the connection must be dropped.
+    async def run(self, connection: Any, batch: Sequence[Settlement]) -> Mapping[str, Charge]:
+        """Commit a batch, all or none; returns what `LedgerStore.settle` does.
 
-        CommitFailed when the outcome is unknown; anything else means that nothing was changed.
+        After an exception the connection must be dropped. CommitFailed when the outcome is unknown; anything else
+        means that nothing was changed.
         """
         await connection.execute("BEGIN")
-        await self._write(connection, await self._plan(connection, batch))
+        planned = await self._plan(connection, batch)
+        await self._write(connection, planned)
         try:
             await connection.execute("COMMIT")
         except DRIVER_FAILURES as error:
             raise CommitFailed(str(error)) from error
+        return planned.changed
 
     async def _plan(self, connection: Any, batch: Sequence[Settlement]) -> Plan:
         found = await connection.fetchrow(self._now_and_known, [row.request_id for row in batch])
@@ -51,7 +54,11 @@ class SettleTransaction:
         held = {id_: HeldLease(account, free, active) for id_, account, free, active in locked}
         late = late_accounts(fresh, held)
         spendable = dict(await connection.fetch(self._sql.accounts, late)) if late else {}
-        return plan(fresh, held, spendable, now_us)
+        planned = plan(fresh, held, spendable, now_us)
+        if known:
+            kept = {ref: Charge(*charge) for ref, *charge in await connection.fetch(self._sql.kept, known)}
+            planned.changed.update(changed_before(batch, kept))
+        return planned
 
     async def _write(self, connection: Any, planned: Plan) -> None:
         if planned.spent:

@@ -182,6 +182,14 @@ class Lease:
     seq: int
 
 
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a settled request was charged in the end, and what the house paid of its cost."""
+
+    amount_nano_usd: int
+    shortfall_nano_usd: int
+
+
 class Settlement(msgspec.Struct, frozen=True, gc=False):
     """What a finished request costs: one ledger row, and the same amount spent from its lease.
 

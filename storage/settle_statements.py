@@ -41,8 +41,9 @@ class SettleStatements:
         active = leases.c.state == literal_column("'active'")
         amount: BindParameter[int] = bindparam("amount")
 
-        # Known request ids. (ids) → (request id)
-        self.known = sql(dialect, known_refs(among), "ids")
+        # What the ledger has of these request ids. (ids) → (request id, amount, shortfall)
+        kept = known_refs(among).add_columns(ledger.c.amount, ledger.c.shortfall)
+        self.kept = sql(dialect, kept, "ids")
         # Leases, locked in id order where rows can be locked. (ids) → (id, account, free, active)
         held = select(leases.c.id, leases.c.account_id, free, active).where(among(leases.c.id))
         self.leases = sql(dialect, held.order_by(leases.c.id).with_for_update(), "ids")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from storage.records import HOUSE_USAGE, Settlement
+from storage.records import HOUSE_USAGE, Charge, Settlement
 
 K = TypeVar("K")
 
@@ -71,12 +71,14 @@ class HeldLease:
 class Plan:
     """The writes of a batch: rows in the order of `ROW_COLUMNS`, additions to leases, takings from accounts.
 
-    A lease is named by its id and its account's.
+    A lease is named by its id and its account's. `changed` are the charges, by request id, that are not what their
+    settlement says.
     """
 
     rows: list[tuple[Any, ...]]
     spent: dict[tuple[str, str], int]
     taken: dict[str, int]
+    changed: dict[str, Charge]
 
 
 def unknown(batch: Iterable[Settlement], known: Collection[str]) -> list[Settlement]:
@@ -112,7 +114,7 @@ def plan(
     """
     free = {(lease_id, lease.account_id): lease.free_nano_usd for lease_id, lease in leases.items()}
     left = dict(spendable)
-    done = Plan([], {}, {})
+    done = Plan([], {}, {}, {})
     for settlement in batch:
         lease_id, amount = settlement.lease_id, settlement.amount_nano_usd
         if lease_id is None:
@@ -122,10 +124,22 @@ def plan(
         else:
             charged = _take(amount, settlement.account_id, left, done.taken)
         shortfall = settlement.shortfall_nano_usd + amount - charged
+        if charged != amount:
+            done.changed[settlement.request_id] = Charge(charged, shortfall)
         account_id = settlement.account_id
         head = (settlement.request_id, "usage", now_us, account_id, HOUSE_USAGE, charged, shortfall, "")
         done.rows.append(head + _request_fields(settlement))
     return done
+
+
+def changed_before(batch: Iterable[Settlement], kept: Mapping[str, Charge]) -> dict[str, Charge]:
+    """Of what the ledger has `kept` of an earlier attempt, the charges that are not what the settlement says."""
+    return {
+        settlement.request_id: charge
+        for settlement in batch
+        if (charge := kept.get(settlement.request_id)) is not None
+        and charge != Charge(settlement.amount_nano_usd, settlement.shortfall_nano_usd)
+    }
 
 
 def foreseen(batch: Sequence[Settlement], now_us: int) -> Plan | None:

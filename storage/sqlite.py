@@ -11,7 +11,7 @@ import fcntl
 import os
 import secrets
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from storage import sqlite_backup, sqlite_chain
 from storage.database import Database, Refused
 from storage.interfaces import CommitUnknown, SchemaOutdated, StoreError, StoreUnavailable
-from storage.records import Settlement
+from storage.records import Charge, Settlement
 from storage.settle_statements import CommitFailed
 from storage.settlement import storable
 from storage.sqlite_settle import SettleTransaction
@@ -230,42 +230,43 @@ class SqliteDatabase(Database):
             while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
                 yield piece
 
-    async def settle(self, batch: Sequence[Settlement]) -> None:
+    async def settle(self, batch: Sequence[Settlement]) -> Mapping[str, Charge]:
         try:
-            await self._settle_once(batch)
+            return await self._settle_once(batch)
         except Refused:
-            await self._settle_once([storable(settlement) for settlement in batch])
+            return await self._settle_once([storable(settlement) for settlement in batch])
 
-    async def _settle_once(self, batch: Sequence[Settlement]) -> None:
+    async def _settle_once(self, batch: Sequence[Settlement]) -> Mapping[str, Charge]:
         """One hop to the writer's thread and back, without a task in between: a small batch costs less than one.
 
         Who is cancelled stops waiting; the thread goes on, and the gate stays closed until it is done.
         """
         driver = await self._enter_writer()
         loop = asyncio.get_running_loop()
-        told: asyncio.Future[None] = loop.create_future()
+        told: asyncio.Future[Mapping[str, Charge]] = loop.create_future()
 
-        def tell(error: BaseException | None) -> None:
+        def tell(changed: Mapping[str, Charge], error: BaseException | None) -> None:
             self._writing.release()
             if not told.done():
                 if error is None:
-                    told.set_result(None)
+                    told.set_result(changed)
                 else:
                     told.set_exception(error)
 
         def work() -> None:
             error = None
+            changed: Mapping[str, Charge] = {}
             try:
-                self._settle.run(driver._conn, batch, self._clock_us())
+                changed = self._settle.run(driver._conn, batch, self._clock_us())
             except BaseException as found:
                 error = found
-            loop.call_soon_threadsafe(tell, error)
+            loop.call_soon_threadsafe(tell, changed, error)
 
         # aiosqlite has no public way to run a function of one's own in the connection's thread; this is what all
         # of its public methods are made of.
         driver._tx.put_nowait((None, work))
         try:
-            await told
+            return await told
         except CommitFailed as error:
             raise CommitUnknown(f"SQLite failed to commit: {error}") from error
         except self.failures as error:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.dialects import sqlite
 
-from storage.records import Settlement
+from storage.records import Charge, Settlement
 from storage.settle_statements import CommitFailed, SettleStatements
-from storage.settlement import HeldLease, Plan, foreseen, late_accounts, plan, unknown
+from storage.settlement import HeldLease, Plan, changed_before, foreseen, late_accounts, plan, unknown
 
 
 class SettleTransaction:
@@ -26,17 +26,20 @@ class SettleTransaction:
         ids = select(func.json_each(bindparam("ids")).table_valued("value").c.value)
         self._sql = SettleStatements(sqlite.dialect(paramstyle="qmark"), lambda column: column.in_(ids))
 
-    def run(self, connection: sqlite3.Connection, batch: Sequence[Settlement], now_us: int) -> None:
-        """Commit a batch, all or none.
+    def run(self, connection: sqlite3.Connection, batch: Sequence[Settlement], now_us: int) -> Mapping[str, Charge]:
+        """Commit a batch, all or none; returns what `LedgerStore.settle` does.
 
         CommitFailed when the outcome is unknown; anything else means that nothing was changed.
         """
+        changed: Mapping[str, Charge] = {}
         connection.execute("BEGIN IMMEDIATE")
         try:
             if not self._wrote_foreseen(connection, batch, now_us):
                 connection.execute("ROLLBACK")
                 connection.execute("BEGIN IMMEDIATE")
-                self._write(connection, self._plan(connection, batch, now_us))
+                planned = self._plan(connection, batch, now_us)
+                self._write(connection, planned)
+                changed = planned.changed
         except BaseException:
             connection.rollback()
             raise
@@ -45,6 +48,7 @@ class SettleTransaction:
         except sqlite3.Error as error:
             connection.rollback()
             raise CommitFailed(str(error)) from error
+        return changed
 
     def _wrote_foreseen(self, connection: sqlite3.Connection, batch: Sequence[Settlement], now_us: int) -> bool:
         """Write without a look at what is there; False, with some of it written, when it is not as assumed."""
@@ -55,14 +59,17 @@ class SettleTransaction:
             return False
 
     def _plan(self, connection: sqlite3.Connection, batch: Sequence[Settlement], now_us: int) -> Plan:
-        known = connection.execute(self._sql.known, _ids({row.request_id for row in batch}))
-        fresh = unknown(batch, {ref for (ref,) in known})
+        found = connection.execute(self._sql.kept, _ids({row.request_id for row in batch}))
+        kept = {ref: Charge(amount, shortfall) for ref, amount, shortfall in found}
+        fresh = unknown(batch, kept)
         named = {row.lease_id for row in fresh if row.lease_id is not None}
         found = connection.execute(self._sql.leases, _ids(named))
         held = {id_: HeldLease(account, free, bool(active)) for id_, account, free, active in found}
         late = late_accounts(fresh, held)
         spendable = dict(connection.execute(self._sql.accounts, _ids(late)).fetchall()) if late else {}
-        return plan(fresh, held, spendable, now_us)
+        planned = plan(fresh, held, spendable, now_us)
+        planned.changed.update(changed_before(batch, kept))
+        return planned
 
     def _write(self, connection: sqlite3.Connection, planned: Plan) -> bool:
         """Whether every lease was found as planned; if not, nothing but leases has been written."""

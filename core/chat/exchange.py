@@ -251,6 +251,7 @@ class Exchange:
             if client_gone and self._is_drainable() and self._pipeline.drain_answer(self):
                 return
             reason = "" if client_gone else _reason_of(error)
+            self._watch_charge()
         self._end(self._status_of(error, client_gone=client_gone), reason)
         self._pipeline.closed(self, self._record("client_gone" if client_gone else "refused", reason))
 
@@ -280,6 +281,7 @@ class Exchange:
             _log.exception("The answer to request %s could not be read on", self.call.request_id, exc_info=error)
             status = produced = "internal_error"
         finally:
+            self._watch_charge()
             self._end(status, "", produced)
             self._pipeline.closed(self, self._record(status, ""))
 
@@ -326,6 +328,11 @@ class Exchange:
         if self._cut is not None:
             status, error = self._cut
             self._end(status, error.reason)
+
+    def _watch_charge(self) -> None:
+        """What is told of the exchange at its end is told before its commit, which may come to another charge."""
+        if self._meter is not None:
+            self._meter.on_changed = self._pipeline.observe_changed
 
     def _end(self, status: Status, reason: str, produced: Status | None = None) -> None:
         """End here, if this was not decided before; `produced` says whose rule decides what is charged, if another."""

@@ -17,6 +17,7 @@ from core.money.escrow import Escrow
 from core.money.ledger import LedgerWriter
 from core.money.ratios import TextRatios
 from core.providers.base import Provider
+from storage.records import Settlement
 
 MAX_DRAINS = 64
 """Answers that are read on at once after their callers went away; one more is estimated."""
@@ -28,8 +29,9 @@ class Pipeline:
     """Opens exchanges, watches over their time limits, and ends them at shutdown or when a key is revoked.
 
     `limit_fields` names, by provider, the field of an output limit; answers of `drained_providers` are read to their
-    end when their callers went away. `observe` is told of every finished request.
-    `client_gone` are the exceptions that reach a handler whose caller went away.
+    end when their callers went away. `observe` is told of every finished request, `observe_changed` of those whose
+    charge turned out to be another after that: the settlement before and after. `client_gone` are the exceptions that
+    reach a handler whose caller went away.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Pipeline:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
         observe: Callable[[AccessRecord], None],
+        observe_changed: Callable[[Settlement, Settlement], None],
         client_gone: tuple[type[BaseException], ...],
     ) -> None:
         self.catalog = catalog
@@ -63,6 +66,7 @@ class Pipeline:
         self.clock = clock
         self.wall_clock = wall_clock
         self.client_gone = client_gone
+        self.observe_changed = observe_changed
         self._observe = observe
         self._running: set[Exchange] = set()
         self._drains: set[asyncio.Task[None]] = set()

@@ -12,14 +12,14 @@ import dataclasses
 import logging
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
 from core.errors import ServiceUnavailable
 from core.money.meter import Receipt
 from storage.interfaces import CommitUnknown, LedgerStore, StoreError
-from storage.records import Settlement
+from storage.records import Charge, Settlement
 
 _log = logging.getLogger(__name__)
 
@@ -112,17 +112,17 @@ class LedgerWriter:
                 await asyncio.sleep(LINGER_S)
             batch = [self._queue[index] for index in range(min(MAX_BATCH, len(self._queue)))]
             if batch:
-                await self._commit(batch)
-                self._committed(batch)
+                changed = await self._commit(batch)
+                self._committed(batch, changed)
             await self._refund()
             if not (self._queue or self._refunds):
                 self._wake.clear()
                 self._idle.set()
 
-    def _committed(self, batch: list[_Row]) -> None:
+    def _committed(self, batch: list[_Row], changed: Mapping[str, Charge]) -> None:
         for row in batch:
             self._queue.popleft()
-            row.receipt.on_commit()
+            row.receipt.on_commit(changed.get(row.settlement.request_id) if changed else None)
             if row.refused and not row.void:
                 self._refunds.append(row.settlement)
             _resolve(row.committed, None)
@@ -146,14 +146,14 @@ class LedgerWriter:
                 return
             del self._refunds[0]
 
-    async def _commit(self, batch: list[_Row]) -> None:
+    async def _commit(self, batch: list[_Row]) -> Mapping[str, Charge]:
         backoff_s = _FIRST_BACKOFF_S
         while True:
             started_s = self._clock()
             for row in batch:
                 row.attempted = True
             try:
-                await self._store.settle([row.settlement for row in batch])
+                changed = await self._store.settle([row.settlement for row in batch])
             except StoreError as error:
                 for row in batch:
                     row.attempted = False
@@ -164,7 +164,7 @@ class LedgerWriter:
                 _log.exception("The ledger could not be written, trying again")
             else:
                 self._told(len(batch), self._clock() - started_s)
-                return
+                return changed
             await asyncio.sleep(backoff_s * (0.5 + self._jitter() / 2))
             backoff_s = min(backoff_s * 2, _LAST_BACKOFF_S)
 

@@ -7,6 +7,7 @@ goes away while its answer is being charged changes nothing.
 from __future__ import annotations
 
 from asyncio import Future
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import msgspec
@@ -16,7 +17,7 @@ from core.catalog import Model
 from core.money.escrow import Escrow, Hold
 from core.money.pricing import cost_nano_usd
 from core.money.usage import NO_TOKENS, TokenCounts
-from storage.records import Settlement
+from storage.records import Charge, Settlement
 
 Status = Literal["complete", "client_gone", "upstream_failed", "timeout", "revoked", "shutdown", "internal_error"]
 FREE_STATUSES: frozenset[Status] = frozenset({"internal_error"})
@@ -25,8 +26,8 @@ FREE_STATUSES: frozenset[Status] = frozenset({"internal_error"})
 class Receipt(Protocol):
     """Who wants to know what became of a settlement."""
 
-    def on_commit(self) -> None:
-        """It is durable."""
+    def on_commit(self, charged: Charge | None) -> None:
+        """It is durable; `charged` if that is not what the settlement says."""
         ...
 
     def on_void(self, instead: Settlement) -> None:
@@ -73,7 +74,11 @@ class Outcome(msgspec.Struct, gc=False):
 
 
 class Meter:
-    """One admitted request. `settlement` and `committed` are None until it ends."""
+    """One admitted request. `settlement` and `committed` are None until it ends.
+
+    The store has the last word on the charge, if the lease was closed meanwhile: then `settlement` says so after the
+    commit, and `on_changed` is told of it as it was before and as it is.
+    """
 
     __slots__ = (
         "_call",
@@ -85,6 +90,7 @@ class Meter:
         "_queue",
         "_streamed",
         "committed",
+        "on_changed",
         "settlement",
     )
 
@@ -110,6 +116,7 @@ class Meter:
         self._core_id = core_id
         self.settlement: Settlement | None = None
         self.committed: Future[None] | None = None
+        self.on_changed: Callable[[Settlement, Settlement], None] | None = None
 
     def finish(self, outcome: Outcome) -> Future[None]:
         """End the request and queue its settlement. The same future again for every further reason."""
@@ -124,10 +131,16 @@ class Meter:
         """Whether these counts are an upstream's own, and possible."""
         return not tokens.estimated and not self._estimate.is_absurd(tokens)
 
-    def on_commit(self) -> None:
-        """The settlement is durable."""
+    def on_commit(self, charged: Charge | None) -> None:
+        """The settlement is durable; `charged` if that is not what it says."""
         if self._hold is not None:
             self._escrow.settled(self._hold)
+        if charged is not None and (asked := self.settlement) is not None:
+            self.settlement = msgspec.structs.replace(
+                asked, amount_nano_usd=charged.amount_nano_usd, shortfall_nano_usd=charged.shortfall_nano_usd
+            )
+            if self.on_changed is not None:
+                self.on_changed(asked, self.settlement)
 
     def on_void(self, instead: Settlement) -> None:
         """The settlement was given up: its money is free again."""

@@ -234,6 +234,7 @@ class Router:
     store: Any
     clock: Any
     records: list[AccessRecord]
+    changes: list[tuple[Settlement, Settlement]]
     rows: Callable[[str], list[tuple[Any, ...]]]
     numbers: Any = field(default_factory=lambda: itertools.count(1))
 
@@ -340,6 +341,7 @@ async def router(
     await store.create_account("a", "a", "user")
     await store.adjust(ref="start", account_id="a", amount_nano_usd=100_000_000_000, note="x")
     numbers, records = itertools.count(), list[AccessRecord]()
+    changes: list[tuple[Settlement, Settlement]] = []
     providers = {f"p{n}": ScriptedProvider(record=True) for n in range(1, 5)}
     escrow = Escrow(
         store,  # type: ignore[arg-type]
@@ -382,10 +384,11 @@ async def router(
         clock=clock,
         wall_clock=lambda: 1_800_000_000.5,
         observe=records.append,
+        observe_changed=lambda asked, charged: changes.append((asked, charged)),
         client_gone=(asyncio.CancelledError, GeneratorExit),
     )
     writer = asyncio.ensure_future(ledger.run())
-    made = Router(pipeline, providers, escrow, store, clock, records, rows)
+    made = Router(pipeline, providers, escrow, store, clock, records, changes, rows)
     yield made
     store.faults.clear()
     store.resume.set()

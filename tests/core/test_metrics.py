@@ -16,6 +16,7 @@ from core.access_log import AccessRecord
 from core.metrics import Metrics
 from core.process.admin import AdminServer
 from core.process.listen import CannotListen
+from storage.records import Settlement
 
 
 @pytest.fixture
@@ -58,6 +59,12 @@ def record(**changed: Any) -> AccessRecord:
     return AccessRecord(**(fields | changed))
 
 
+def settlement(**changed: Any) -> Settlement:
+    """A settlement of which only the model and what is given matters."""
+    plain = dict.fromkeys(Settlement.__struct_fields__, "")
+    return Settlement(**plain | {"model_id": "m"} | changed)  # type: ignore[arg-type]
+
+
 def test_a_request_is_counted_in_every_respect(metrics: Metrics, value: Any) -> None:
     """How it ended, its tokens and cost, its times."""
     metrics.chat(record())
@@ -83,6 +90,19 @@ def test_histograms_are_cumulative(metrics: Metrics, value: Any) -> None:
     ]
     assert buckets == [2, 3, 3, 4]
     assert value("worldrouter_request_seconds_count", model="m") == 4
+
+
+def test_a_charge_that_turns_out_smaller_is_counted_as_it_is(metrics: Metrics, value: Any) -> None:
+    """What the house pays at once; the sum of charges never goes back, but does not grow until it is true again."""
+    metrics.chat(record(cost_nano_usd=100))
+    assert value("worldrouter_cost_nano_usd_total", model="m") == 100
+    asked = settlement(amount_nano_usd=100, shortfall_nano_usd=0)
+    metrics.changed(asked, settlement(amount_nano_usd=30, shortfall_nano_usd=70))
+    assert value("worldrouter_shortfall_nano_usd_total", model="m") == 70
+    assert value("worldrouter_cost_nano_usd_total", model="m") == 100
+    for cost, shown in ((60, 100), (50, 140)):
+        metrics.chat(record(cost_nano_usd=cost))
+        assert value("worldrouter_cost_nano_usd_total", model="m") == shown
 
 
 def test_failures_of_upstreams_are_counted_by_reason(metrics: Metrics, value: Any) -> None:

@@ -19,13 +19,14 @@ from storage.records import (
     Account,
     AccountKind,
     Balance,
+    Charge,
     Lease,
     Once,
     Settlement,
     TopUp,
     UsageRecord,
 )
-from storage.settlement import ROW_COLUMNS, HeldLease, late_accounts, plan, unknown
+from storage.settlement import ROW_COLUMNS, HeldLease, changed_before, late_accounts, plan, unknown
 
 
 class Refused(StoreError):
@@ -192,8 +193,9 @@ class MemoryStore:
         self._account(account_id).available += amount_nano_usd
         self._enter(Row(ref, "adjust", HOUSE_ADJUSTMENTS, account_id, amount_nano_usd))
 
-    async def settle(self, batch: Sequence[Settlement]) -> None:
-        fresh = unknown(batch, {ref for ref, kind in self.rows if kind == "usage"})
+    async def settle(self, batch: Sequence[Settlement]) -> dict[str, Charge]:
+        kept = {ref: Charge(row.amount, row.shortfall) for (ref, kind), row in self.rows.items() if kind == "usage"}
+        fresh = unknown(batch, kept)
         named = {row.lease_id for row in fresh} & self.leases.keys()
         rows = {lease_id: self.leases[lease_id] for lease_id in named if lease_id is not None}
         held = {id_: HeldLease(row.account_id, row.granted - row.spent, row.active) for id_, row in rows.items()}
@@ -226,6 +228,7 @@ class MemoryStore:
                     by_id[row["ref"]],
                 )
             )
+        return planned.changed | changed_before(batch, kept)
 
     async def usage_record(self, request_id: str) -> UsageRecord | None:
         row = self.rows.get((request_id, "usage"))

@@ -17,7 +17,7 @@ async def test_settle_spends_from_active_leases(store, funded, acquire, settleme
     await funded(balance=100)
     await acquire("lease_1", 30)
     await acquire("lease_2", 30)
-    await store.settle(
+    changed = await store.settle(
         [
             settlement("req_1", "lease_1", 10),
             settlement("req_2", "lease_2", 11, shortfall_nano_usd=3),
@@ -25,6 +25,7 @@ async def test_settle_spends_from_active_leases(store, funded, acquire, settleme
             settlement("req_4"),
         ]
     )
+    assert changed == {}
     balance = await store.balance("acc_1")
     assert (balance.balance_nano_usd, balance.held_nano_usd, balance.available_nano_usd) == (67, 27, 40)
     assert await charged(store, "req_2") == (11, 3)
@@ -50,7 +51,10 @@ async def test_settle_of_nothing_is_nothing(store) -> None:
 
 
 async def test_settle_of_a_closed_lease_takes_what_the_account_has(store, funded, acquire, settlement, audit) -> None:
-    """Rows that come late are paid by the account one after the other; what it cannot pay is shortfall."""
+    """Rows that come late are paid by the account one after the other; what it cannot pay is shortfall.
+
+    What is charged otherwise than asked is told, when the batch comes again too.
+    """
     await funded(balance=100)
     await acquire("lease_1", 60)
     await store.close_lease("lease_1")
@@ -61,8 +65,12 @@ async def test_settle_of_a_closed_lease_takes_what_the_account_has(store, funded
         settlement("req_3", "never_made", 5),
         settlement("req_4", "lease_2", 70),
     ]
-    await store.settle(late)
-    await store.settle(late)
+    changed = await store.settle(late)
+    assert {name: (each.amount_nano_usd, each.shortfall_nano_usd) for name, each in changed.items()} == {
+        "req_2": (10, 11),
+        "req_3": (0, 5),
+    }
+    assert await store.settle(late) == changed
     assert [await charged(store, row.request_id) for row in late] == [(20, 0), (10, 11), (0, 5), (70, 0)]
     assert (await store.balance("acc_1")).balance_nano_usd == 0
     await audit()

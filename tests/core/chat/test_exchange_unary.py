@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import json
 import weakref
@@ -14,6 +15,7 @@ import pytest
 
 from core import errors
 from core.call import Role
+from core.catalog import Catalog, price_of
 from core.money.ledger import SettlementFailed
 
 IN, OUT = 1_000, 2_000  # nUSD per token of model "m"
@@ -440,3 +442,57 @@ async def test_an_answer_that_failed_is_let_go_of_at_once(router: Any) -> None:
         assert failed[0]() is None
     finally:
         gc.enable()
+
+
+# A charge that the store decides
+
+
+@pytest.mark.parametrize("left_nano_usd", [4_000, 0])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_charge_of_a_lease_that_is_closed_is_told_as_it_is(
+    router: Any, stream: bool, left_nano_usd: int
+) -> None:
+    """The account pays what it has left, the house the rest; cost, log line and counters say so, and the row."""
+    if stream:
+        task = asyncio.ensure_future(router.chunks({"script": {"fault": "silence", "fault_after": 3}}))
+    else:
+        task = asyncio.ensure_future(router.unary({"script": {"head_delay_ms": 50}}))
+    await router.running()
+    ((lease,),) = router.rows("SELECT id FROM leases WHERE state = 'active'")
+    await router.store.close_lease(lease)
+    taken = await router.store.available() - left_nano_usd
+    await router.store.acquire(
+        lease_id="other", account_id="a", core_id="core_1", want_nano_usd=taken, chunk_nano_usd=taken, ttl_s=30.0
+    )
+    if stream:
+        task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    row = await router.row()
+    cost = row["prompt_tokens"] * IN + row["completion_tokens"] * OUT
+    assert (row["amount_nano_usd"], row["shortfall_nano_usd"]) == (left_nano_usd, cost - left_nano_usd)
+    (record,) = router.records
+    if stream:  # its line was written before the commit
+        ((asked, charged),) = router.changes
+        assert (asked.amount_nano_usd, asked.shortfall_nano_usd) == (record.cost_nano_usd, 0) == (cost, 0)
+        assert (charged.amount_nano_usd, charged.shortfall_nano_usd) == (left_nano_usd, cost - left_nano_usd)
+    else:
+        assert not router.changes
+        assert (record.cost_nano_usd, record.shortfall_nano_usd) == (left_nano_usd, cost - left_nano_usd)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_price_change_in_mid_request_charges_the_admitted_price(router: Any, stream: bool) -> None:
+    """The catalog may be exchanged at any moment; what runs keeps what it was admitted with."""
+    body = {"script": {"head_delay_ms": 30}}
+    task = asyncio.ensure_future(router.chunks(body) if stream else router.unary(body))
+    await router.running()
+    old = router.pipeline.catalog.models["m"]
+    dear = price_of(
+        "m", input_pico_usd=10**9, output_pico_usd=10**9, cache_read_pico_usd=10**9, cache_write_pico_usd=10**9
+    )
+    router.pipeline.catalog = Catalog.of([dataclasses.replace(old, price=dear)])
+    await task
+    await router.unary({})
+    rows = [await router.row("req1"), await router.row("req2")]
+    assert [row["price_id"] for row in rows] == [old.price.id, dear.id]
+    assert [row["amount_nano_usd"] for row in rows] == [3 * IN + 3 * OUT, 6 * 10**6]

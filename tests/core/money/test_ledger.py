@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from core.money.ledger import LINGER_ABOVE, MAX_BATCH, LedgerWriter, SettlementFailed
-from storage.records import Settlement
+from storage.records import Charge, Settlement
 
 SETTLE_TIMEOUT_S = 5.0
 
@@ -26,7 +26,7 @@ class Receipt:
     commits: int = 0
     voids: list[Settlement] = field(default_factory=list)
 
-    def on_commit(self) -> None:
+    def on_commit(self, charged: Charge | None) -> None:
         self.commits += 1
 
     def on_void(self, instead: Settlement) -> None:

@@ -119,7 +119,7 @@ async def test_the_rest_of_the_hold_is_free_at_once() -> None:
     metered = Metered()
     metered.finish(USED)
     assert (metered.lease.held, metered.lease.spent, metered.lease.unsettled) == (0, 50, 1)
-    metered.meter.on_commit()
+    metered.meter.on_commit(None)
     assert metered.lease.unsettled == 0
 
 
@@ -169,7 +169,7 @@ async def test_a_free_model_holds_and_charges_nothing() -> None:
     metered.meter._model = replace(MODEL, price=free)
     settlement = metered.finish(USED)
     assert (settlement.lease_id, settlement.amount_nano_usd, settlement.shortfall_nano_usd) == (None, 0, 0)
-    metered.meter.on_commit()
+    metered.meter.on_commit(None)
     metered.meter.on_void(settlement)
 
 
