@@ -22,6 +22,8 @@ from storage.tables import accounts, metadata
 MAGIC: Final = b"PGDMP"
 """First bytes of a dump in pg_dump's own format."""
 PIECE_BYTES: Final = 256 * 1024
+LAST_LINES: Final = 3
+"""Of what a program that failed has to say."""
 _PLAIN: Final = ("--no-owner", "--no-privileges")
 _OTHERS: Final = text("""
     SELECT count(*) FROM pg_stat_activity
@@ -42,6 +44,7 @@ async def dump(url: URL) -> AsyncIterator[bytes]:
         finally:
             if process.returncode is None:
                 process.kill()
+                await process.wait()  # at once
 
 
 async def check(backup: Path, url: URL, known_revisions: Collection[str]) -> None:
@@ -110,4 +113,4 @@ def _environment(url: URL) -> dict[str, str]:
 def _last_words(errors: IO[bytes]) -> str:
     errors.seek(0)
     lines = errors.read().decode("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else "it did not say why"
+    return "; ".join(lines[-LAST_LINES:]) or "it did not say why"

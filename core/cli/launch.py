@@ -193,7 +193,7 @@ def offline_restore(session: Session, config: Path | None, backup: Path, *, repl
         raise click.ClickException(one_line(f"{error}{hint}")) from error
     except (BadSettings, StoreError, OSError) as error:
         raise click.ClickException(one_line(str(error))) from error
-    return database_url(settings, session.home).rpartition("@")[2]
+    return database_url(settings, session.home).rpartition("@")[2].removeprefix("sqlite+aiosqlite:///")
 
 
 Run = Callable[[Path | None, Home, dict[str, object]], int]

@@ -242,3 +242,23 @@ async def test_a_backup_of_an_older_schema_is_brought_up_to_date(sqlite_url, reo
     url = f"sqlite+aiosqlite:///{tmp_path / 'new.db'}"
     await restore(url, old, replace=False)
     assert await (await reopen(url)).roll_up_usage() == 0
+
+
+async def test_what_pg_dump_says_is_told(fresh_postgres_url, tmp_path, monkeypatch) -> None:
+    """When it fails, as one of another version does."""
+    program = tmp_path / "pg_dump"
+    program.write_text("#!/bin/sh\necho 'server version mismatch' >&2\necho 'server: 18; mine: 1' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    store = await open_store(fresh_postgres_url)
+    with pytest.raises(BackupFailed, match="pg_dump failed: server version mismatch; server: 18; mine: 1"):
+        await written(store, tmp_path / "backup")
+    await store.close()
+
+
+async def test_a_reader_of_a_dump_may_go_away(fresh_postgres_url) -> None:
+    """The program ends, and the store closes."""
+    store = await open_store(fresh_postgres_url)
+    async with aclosing(store.backup()) as pieces:
+        assert (await anext(pieces)).startswith(b"PGDMP")
+    await store.close()
