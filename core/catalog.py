@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import msgspec
+
 from core.errors import ModelNotAllowed, ModelNotFound
 from storage.records import Price
 
@@ -53,6 +55,15 @@ class Catalog:
                 raise ValueError(f"model {model.id!r} is configured twice")
             by_id[model.id] = model
         return cls(MappingProxyType(by_id))
+
+    def content_hash(self) -> str:
+        """A hash of what cores on one database must agree on: models, their prices, limits and endpoints."""
+        content = [
+            [model.id, model.price.id, model.max_output_tokens, model.max_image_tokens, model.public]
+            + [[each.name, each.provider, each.upstream_model] for each in model.endpoints]
+            for model in self.models.values()
+        ]
+        return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:16]
 
     def require(self, model_id: str, *, see_hidden: bool) -> Model:
         """The model of this ID. ModelNotFound when there is none, ModelNotAllowed when the caller may not see it."""

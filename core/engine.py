@@ -22,7 +22,7 @@ from core.money.rollups import roll_up_forever
 from core.providers.base import Provider
 from core.settings import Settings
 from storage.interfaces import Store, StoreError
-from storage.records import Settlement
+from storage.records import UNVERSIONED, Configuration, Settlement
 
 _log = logging.getLogger(__name__)
 
@@ -116,8 +116,12 @@ class Engine:
 
     async def start(self) -> None:
         """Enter this core in the database and set the tasks going. StoreError."""
+        catalog = self.pipeline.catalog
+        configuration = UNVERSIONED
+        if self._settings.version:
+            configuration = Configuration(self._settings.version, catalog.content_hash())
+        await self._store.put_prices([model.price for model in catalog.models.values()], configuration)
         await self._store.register_core(self._core_id)
-        await self._store.put_prices([model.price for model in self.pipeline.catalog.models.values()])
         self.keep(self.ledger.run())
         self.keep(self.pipeline.sweep_forever())
         self.keep(self._maintain_leases())

@@ -153,6 +153,10 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All of it. `edge` is the edge's to read."""
 
+    version: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
+    """Grows with every change of models, prices or endpoints, if several cores share a database: one whose file has a
+    lower version than the database has been served with, or the same one and other content, does not start. 0, the
+    default, is no version: it is lower than any other, and among files without one nothing is compared."""
     core: CoreSettings = CoreSettings()
     tls: TlsSettings = TlsSettings()
     database: DatabaseSettings = DatabaseSettings()

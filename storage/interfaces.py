@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from storage.records import (
+    UNVERSIONED,
     Account,
     AccountKind,
     ApiKey,
@@ -20,6 +21,7 @@ from storage.records import (
     Balance,
     ChainedEntry,
     Charge,
+    Configuration,
     Deviation,
     Lease,
     LedgerEntry,
@@ -53,6 +55,10 @@ class StoreUnavailable(StoreError):
 
 class CommitUnknown(StoreUnavailable):
     """The connection was lost during COMMIT: the change may or may not be durable."""
+
+
+class ConfigurationRefused(StoreError):
+    """The configuration is older than one that the database has been served with, or another of the same version."""
 
 
 class SchemaOutdated(StoreError):
@@ -216,8 +222,12 @@ class LedgerStore(Protocol):
 
     async def usage_record(self, request_id: str) -> UsageRecord | None: ...
 
-    async def put_prices(self, prices: Sequence[Price]) -> None:
-        """Insert those whose id is new. Safe to repeat."""
+    async def put_prices(self, prices: Sequence[Price], configuration: Configuration = UNVERSIONED) -> None:
+        """Insert those whose id is new, and the configuration that they come from. Safe to repeat.
+
+        ConfigurationRefused, and nothing is inserted, when the database knows a newer version, or this one with
+        another content. Version 0, which is not kept, is older than any other.
+        """
         ...
 
 

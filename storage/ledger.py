@@ -11,13 +11,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from storage.database import AnyRow, AnySelect, OverDatabase
 from storage.entries import add_available, enter
 from storage.idempotency import claim
-from storage.interfaces import Duplicate
+from storage.interfaces import ConfigurationRefused, Duplicate
 from storage.records import (
     HOUSE_ADJUSTMENTS,
     HOUSE_FEES,
     HOUSE_PAYMENTS,
     HOUSE_USAGE,
+    UNVERSIONED,
     Charge,
+    Configuration,
     LedgerEntry,
     Once,
     Price,
@@ -26,7 +28,7 @@ from storage.records import (
     UsageRecord,
 )
 from storage.settlement import REQUEST_FIELDS
-from storage.tables import ledger, prices
+from storage.tables import configurations, ledger, prices
 
 _ENTRY = (
     ledger.c.id,
@@ -123,15 +125,41 @@ class SqlLedger(OverDatabase):
         found = await self._db.rows(select(ledger).where(ledger.c.ref == request_id, ledger.c.kind == "usage"))
         return usage_record_of(found[0]) if found else None
 
-    async def put_prices(self, prices_: Sequence[Price]) -> None:
-        """Insert those whose id is new. Safe to repeat."""
+    async def put_prices(self, prices_: Sequence[Price], configuration: Configuration = UNVERSIONED) -> None:
+        """Insert those whose id is new, and the configuration that they come from. Safe to repeat.
+
+        ConfigurationRefused, and nothing is inserted, when the database knows a newer version, or this one with
+        another content. Version 0, which is not kept, is older than any other.
+        """
         rows = [asdict(price) for price in prices_]
 
         async def work(connection: AsyncConnection) -> None:
-            await connection.execute(self._db.insert(prices).on_conflict_do_nothing(), rows)
+            await self._enter_configuration(connection, configuration)
+            if rows:
+                await connection.execute(self._db.insert(prices).on_conflict_do_nothing(), rows)
 
-        if rows:
-            await self._db.write(work)
+        await self._db.write(work)
+
+    async def _enter_configuration(self, connection: AsyncConnection, ours: Configuration) -> None:
+        if ours.version:
+            # Of two cores that enter one version at once, the second waits here for the first.
+            row = self._db.insert(configurations).values(**asdict(ours), created_us=self._db.now_us())
+            await connection.execute(row.on_conflict_do_nothing())
+        columns = (configurations.c.version, configurations.c.content_hash)
+        newest = select(*columns).order_by(configurations.c.version.desc()).limit(1)
+        for version, content_hash in await connection.execute(newest):
+            if version > ours.version:
+                mine = f"has version {ours.version}" if ours.version else "has no version"
+                raise ConfigurationRefused(
+                    f"this configuration {mine}, but the database has been served with version {version}: "
+                    f"start with that file, or give this one a version above {version}"
+                )
+            if content_hash != ours.content_hash:
+                raise ConfigurationRefused(
+                    f"this configuration has version {version}, but other models, prices or endpoints (content "
+                    f"{ours.content_hash}) than the one of version {version} that the database has been served with "
+                    f"(content {content_hash}): start with that file, or give this one a version above {version}"
+                )
 
 
 async def _top_up(connection: AsyncConnection, payment_id: str) -> TopUp:

@@ -144,6 +144,18 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class Configuration:
+    """Which configuration a core has: its version, 0 or more, and a hash of what cores on one database agree on."""
+
+    version: int
+    content_hash: str
+
+
+UNVERSIONED = Configuration(0, "")
+"""A configuration whose file has no version."""
+
+
+@dataclass(frozen=True, slots=True)
 class TopUp:
     """A payment that was credited."""
 

@@ -129,6 +129,16 @@ ledger = Table(
     sqlite_strict=True,
 )
 
+# The versions of the configuration that cores have served with.
+configurations = Table(
+    "configurations",
+    metadata,
+    Column("version", BIGINT, primary_key=True, autoincrement=False),
+    Column("content_hash", Text, nullable=False),
+    Column("created_us", BIGINT, nullable=False),
+    sqlite_strict=True,
+)
+
 prices = Table(
     "prices",
     metadata,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from storage.interfaces import Duplicate, IdempotencyConflict, Missing
-from storage.records import Once, Price
+from storage.interfaces import ConfigurationRefused, Duplicate, IdempotencyConflict, Missing
+from storage.records import UNVERSIONED, Configuration, Once, Price
 
 
 def payment(**changes):
@@ -143,6 +145,30 @@ async def test_put_prices_keeps_what_is_there(store, query) -> None:
     await store.put_prices(prices)
     rows = await query("SELECT * FROM prices ORDER BY id")
     assert [tuple(row) for row in rows] == [(price.id, "model", price.input_pico_usd, 2, 3, 4) for price in prices]
+
+
+async def test_an_older_configuration_is_refused(store, query) -> None:
+    """So is another of the same version, and one without a version where there is one; nothing of it is kept."""
+    prices = [Price(f"price_{number}", "model", number, 2, 3, 4) for number in range(3)]
+    await store.put_prices(prices[:1])
+    for _ in range(2):
+        await store.put_prices(prices[:1], Configuration(6, "old"))
+    for _ in range(2):
+        await store.put_prices(prices[:2], Configuration(7, "new"))
+    refused = [(Configuration(6, "old"), "6.*7"), (Configuration(7, "other"), "7.*other.*new"), (UNVERSIONED, "no.*7")]
+    for configuration, named in refused:
+        with pytest.raises(ConfigurationRefused, match=named):
+            await store.put_prices(prices, configuration)
+    assert len(await query("SELECT * FROM prices")) == 2
+    assert await query("SELECT version, content_hash FROM configurations ORDER BY version") == [(6, "old"), (7, "new")]
+
+
+async def test_of_two_configurations_of_one_version_one_is_refused(store) -> None:
+    """However close together they come."""
+    tried = await asyncio.gather(
+        *(store.put_prices([], Configuration(3, f"content {number}")) for number in range(6)), return_exceptions=True
+    )
+    assert sorted(type(outcome).__name__ for outcome in tried) == ["ConfigurationRefused"] * 5 + ["NoneType"]
 
 
 @pytest.mark.parametrize("change", ["UPDATE ledger SET amount = 0", "DELETE FROM ledger"])

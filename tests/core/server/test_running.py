@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import msgspec
 import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -25,8 +26,8 @@ from worldrouter.v1 import (
 from core.home import Home
 from core.process.listen import CannotListen
 from core.server import CoreServer
-from core.settings import BadSettings
-from storage.interfaces import StoreUnavailable
+from core.settings import BadSettings, PriceSettings
+from storage.interfaces import ConfigurationRefused, StoreUnavailable
 
 USD = 1_000_000_000
 
@@ -197,3 +198,21 @@ async def test_what_was_there_is_there_after_a_restart(start: Any) -> None:
         metering_pb2.GetBalanceRequest(), metadata=core.metadata
     )
     assert balance.balance_nano_usd == 5 * USD - 9_000
+
+
+async def test_a_core_with_an_older_configuration_does_not_start(start: Any, settings: Any) -> None:
+    """Nor one of the same version with another price; the message names both. The same one, or a newer one, does."""
+
+    async def run(version: int, price: int) -> None:
+        plain = settings()
+        model = msgspec.structs.replace(plain.models[0], price=PriceSettings(input=price, output=1))
+        made = msgspec.structs.replace(plain, version=version, models=[model])
+        core = await start(made)
+        await core.server.stop(lambda: 0.0)
+
+    for version, price in ((0, 1), (0, 2), (4, 3), (4, 3), (5, 4)):
+        await run(version, price)
+    for version, price, named in ((4, 3, "version 4.*version 5"), (5, 9, "version 5.*other"), (0, 4, "no version.*5")):
+        with pytest.raises(ConfigurationRefused, match=named):
+            await run(version, price)
+    await run(5, 4)
