@@ -185,10 +185,13 @@ class World:
     def _explain(self, core: Core) -> None:
         """A core refuses as unavailable only with a reason."""
         stale = self.loop.now_s - core.renewed_s > TTL_S / 2 - 2 * ADMISSION_TIMEOUT_S
-        troubled = self.loop.now_s - core.line.trouble_s < 2 * ADMISSION_TIMEOUT_S
-        waiting = core.line.sent or core.line.answered or core.line.frozen or core.line.down
-        if not (stale or troubled or waiting):
+        if not (stale or self._in_trouble(core, 2 * ADMISSION_TIMEOUT_S)):
             self.violations.append(Violation(f"{core.id} refused as unavailable, without a reason"))
+
+    def _in_trouble(self, core: Core, since_s: float) -> bool:
+        line = core.line
+        waits = line.sent or line.answered or line.frozen or line.down
+        return bool(waits) or self.loop.now_s - line.trouble_s < since_s
 
     def _admitted(self, core: Core, hold: Hold) -> None:
         request_id = f"req_{next(self._numbers)}"
@@ -247,6 +250,8 @@ class World:
         error = future.exception()
         if error is not None and not isinstance(error, SettlementFailed):
             self.violations.append(Violation(f"{request.id} ended with {error!r}"))
+        if error is not None and not self._in_trouble(request.core, 2 * SETTLE_TIMEOUT_S):
+            self.violations.append(Violation(f"{request.id} failed, without a reason"))
         request.answer = "done" if error is None else "failed"
 
     @staticmethod
