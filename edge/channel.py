@@ -69,11 +69,16 @@ def _read(file: str | None) -> bytes | None:
 
 
 def _is_local(target: str) -> bool:
-    """Whether a target is a Unix socket or a loopback address."""
+    """Whether a target is a Unix socket or loopback addresses."""
     if target.startswith("unix:"):
         return True
-    host = target.rpartition("/")[2].removeprefix("ipv4:").removeprefix("ipv6:").removeprefix("dns:")
-    host = host.rpartition(":")[0].strip("[]") or host
+    addresses = target.rpartition("/")[2].removeprefix("ipv4:").removeprefix("ipv6:").removeprefix("dns:")
+    return all(_is_loopback(address) for address in addresses.split(","))
+
+
+def _is_loopback(address: str) -> bool:
+    """Whether a host, with or without a port, is this machine."""
+    host = address.rpartition(":")[0].strip("[]") or address
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -107,7 +107,14 @@ def test_bad_settings_are_named(table: Any, environment: Any, text: str) -> None
 
 @pytest.mark.parametrize(
     "target",
-    ["dns:///core.example.org:50051", "core.example.org:50051", "10.0.0.1:50051", "ipv4:10.0.0.1:50051"],
+    [
+        "dns:///core.example.org:50051",
+        "core.example.org:50051",
+        "10.0.0.1:50051",
+        "ipv4:10.0.0.1:50051",
+        "ipv4:127.0.0.1:50051,10.0.0.1:50051",
+        "ipv4:10.0.0.1:50051,127.0.0.1:50051",
+    ],
 )
 def test_keys_do_not_cross_the_network_in_plain_text(target: str) -> None:
     """A core on another machine needs TLS."""
@@ -117,7 +124,15 @@ def test_keys_do_not_cross_the_network_in_plain_text(target: str) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["unix:/x", "dns:///127.0.0.1:1", "dns:///localhost:1", "localhost:1", "ipv4:127.0.0.1:1", "dns:///[::1]:1"],
+    [
+        "unix:/x",
+        "dns:///127.0.0.1:1",
+        "dns:///localhost:1",
+        "localhost:1",
+        "ipv4:127.0.0.1:1",
+        "ipv4:127.0.0.1:1,127.0.0.1:2",
+        "dns:///[::1]:1",
+    ],
 )
 async def test_plain_text_stays_on_this_machine(target: str) -> None:
     """Unix sockets and loopback need no TLS."""
