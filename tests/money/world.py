@@ -539,3 +539,6 @@ def _check_row(request: Request, amount: int, shortfall: int, status: str) -> No
         raise Violation(f"{request.id} cost {request.cost} and was charged {amount}, short of {shortfall}")
     if request.answer == "done" and status != "complete":
         raise Violation(f"{request.id} is complete, and its row says {status}")
+    told = (request.settlement.amount_nano_usd, request.settlement.shortfall_nano_usd)
+    if request.answer == "done" and told != (amount, shortfall):
+        raise Violation(f"{request.id} was told {told}, and was charged {amount}, short of {shortfall}")
