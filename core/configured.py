@@ -1,18 +1,26 @@
-"""From settings to what the pipeline runs on: catalog and providers."""
+"""From settings to what the core runs on: catalog, providers, payment providers."""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
 from core.catalog import Catalog, Endpoint, Model, price_of
+from core.payments.base import PaymentProvider
+from core.payments.sandbox import Sandbox
+from core.payments.stripe_checkout import StripeCheckout
+from core.process.listen import is_loopback
 from core.providers.base import Provider
 from core.providers.http import HttpClient, HttpLimits
 from core.providers.openai import OpenAIProvider
 from core.providers.script import Script
 from core.providers.scripted import ScriptedProvider
-from core.settings import BadSettings, ModelSettings, ProviderSettings, Settings, secret
+from core.settings import BadSettings, ModelSettings, PaymentSettings, ProviderSettings, Settings, secret
+
+DEFAULT_PAGE_URL = "http://127.0.0.1:8080"
 
 
 def catalog(settings: Settings) -> Catalog:
@@ -31,6 +39,50 @@ def http_client(settings: Settings) -> HttpClient:
 def providers(settings: Settings, client: HttpClient, environment: Mapping[str, str]) -> dict[str, Provider]:
     """The providers by name. BadSettings for a bad URL or a secret that is not there."""
     return {name: _provider(name, each, client, environment) for name, each in settings.providers.items()}
+
+
+def payment_providers(
+    settings: PaymentSettings, operator_token: str, environment: Mapping[str, str]
+) -> dict[str, PaymentProvider]:
+    """The payment providers by name. BadSettings for a secret or a library that is not there."""
+    found: dict[str, PaymentProvider] = {}
+    if settings.test.enabled:
+        # Derived, so that all processes of one state folder sign alike.
+        key = hmac.new(operator_token.encode(), b"test payments", hashlib.sha256).digest()
+        found["test"] = Sandbox(settings.test.page_url or DEFAULT_PAGE_URL, key)
+    stripe = settings.stripe
+    if stripe.api_key:
+        try:
+            found["stripe"] = StripeCheckout(
+                api_key=secret(stripe.api_key, environment) or "",
+                webhook_secret=_required("webhook_secret", secret(stripe.webhook_secret, environment)),
+                success_url=_required("success_url", stripe.success_url),
+                cancel_url=_required("cancel_url", stripe.cancel_url),
+                api_base=stripe.api_base,
+            )
+        except BadSettings as error:
+            raise BadSettings(f"payments.stripe: {error}") from None
+        except ModuleNotFoundError:
+            raise BadSettings("payments.stripe needs the library: pip install 'worldrouter[stripe]'") from None
+    return found
+
+
+def refuse_exposed_test_payments(settings: Settings, http_host: str) -> None:
+    """BadSettings when credit could be had for a click by somebody who is not on this machine."""
+    if not settings.payments.test.enabled:
+        return
+    for name, host in (("core.host", settings.core.host), ("edge.host", http_host)):
+        if not is_loopback(host):
+            raise BadSettings(
+                f"payments.test.enabled: {name} is {host!r}: test payments give credit away, so they are allowed on "
+                "loopback only; switch them off, or listen on 127.0.0.1"
+            )
+
+
+def _required(name: str, value: str | None) -> str:
+    if not value:
+        raise BadSettings(f"{name} is not set")
+    return value
 
 
 def _provider(name: str, settings: ProviderSettings, client: HttpClient, environment: Mapping[str, str]) -> Provider:

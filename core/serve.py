@@ -23,6 +23,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 from worldrouter.v1 import auth_pb2, auth_pb2_grpc
 
+from core.configured import refuse_exposed_test_payments
 from core.embedded.defaults import wants_embedded_model, with_embedded_model, with_presets
 from core.embedded.model import MODEL_ID, ModelServerError
 from core.embedded.model_server import ModelServer
@@ -82,12 +83,24 @@ def run(config: Path | None, home: Home, overrides: Mapping[str, object]) -> int
         settings = with_presets(load(config, os.environ, of_core), os.environ)
         log_to(LineWriter(sys.stderr), secrets=secrets_of(settings, os.environ))
         edge = load_settings(_edge_table(config), os.environ, of_edge)
+        refuse_exposed_test_payments(settings, edge.host)
+        settings = _with_test_page(settings, edge)
         serve = _alone if settings.core.workers == 1 else _keep_workers
         uvloop.run(serve(settings, edge, home))
     except REFUSALS as error:
         sys.stderr.write(f"worldrouter serve: {error}\n")
         return 1
     return 0
+
+
+def _with_test_page(settings: Settings, edge: EdgeSettings) -> Settings:
+    """The settings with the test payments' page where this edge will be, unless they say where it is."""
+    payments = settings.payments
+    if payments.test.page_url or not edge.port:
+        return settings
+    host = f"[{edge.host}]" if ":" in edge.host else edge.host
+    page = msgspec.structs.replace(payments.test, page_url=f"http://{host}:{edge.port}")
+    return msgspec.structs.replace(settings, payments=msgspec.structs.replace(payments, test=page))
 
 
 def _edge_table(config: Path | None) -> dict[str, object]:

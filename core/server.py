@@ -29,6 +29,7 @@ from worldrouter.v1 import (
     maintenance_pb2_grpc,
     metering_pb2,
     metering_pb2_grpc,
+    payment_pb2_grpc,
     raw_chat_pb2_grpc,
     routing_pb2_grpc,
 )
@@ -42,6 +43,7 @@ from core.engine import Engine
 from core.home import Home
 from core.ids import IdSource
 from core.metrics import Metrics
+from core.money.top_ups import TopUpRules
 from core.process.admin import AdminServer
 from core.process.lifecycle import StopSignals
 from core.process.line_writer import LineWriter
@@ -54,7 +56,8 @@ from core.services.catalog import RoutingServicer
 from core.services.chat import CLIENT_GONE, ChatServicer, RawChatServicer
 from core.services.keys import AuthServicer
 from core.services.maintenance import MaintenanceServicer
-from core.services.metering import MeteringServicer, TopUpRules
+from core.services.metering import MeteringServicer
+from core.services.payments import PaymentServicer
 from core.services.repeats import forget
 from core.settings import BadSettings, Settings, load, secret
 from storage.interfaces import Duplicate, Store, StoreError
@@ -121,6 +124,7 @@ class CoreServer:
         self._store = store
         self._ids = IdSource(_clock_us, os.urandom)
         self._peppers = state.peppers(home)
+        self._operator_token = state.operator_token(home)
         self._lines = LineWriter(sys.stderr)
         self._access_log = AccessLog(self._lines, readable=self._lines.isatty())
         self._client = configured.http_client(settings)
@@ -144,7 +148,7 @@ class CoreServer:
         self._authenticator = Authenticator(
             store,
             self._peppers,
-            OperatorCredential(state.operator_token(home), settings.core.default_account),
+            OperatorCredential(self._operator_token, settings.core.default_account),
             clock_us=_clock_us,
             monotonic_s=time.monotonic,
             on_revoked=self.engine.pipeline.cut_key,
@@ -214,6 +218,10 @@ class CoreServer:
             MeteringServicer(store, store, store, ids, top_up_rules=rules), to
         )
         maintenance_pb2_grpc.add_MaintenanceServiceServicer_to_server(MaintenanceServicer(store), to)
+        payment_providers = configured.payment_providers(settings.payments, self._operator_token, environment)
+        payment_pb2_grpc.add_PaymentServiceServicer_to_server(
+            PaymentServicer(store, store, payment_providers, ids, rules=rules, default_account_id=default), to
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, to)
         reflecting = ReflectionServicer(guard.service_names)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, to)  # type: ignore[no-untyped-call]
@@ -291,6 +299,8 @@ def secrets_of(settings: Settings, environment: Mapping[str, str]) -> list[str]:
         for name, value in provider.headers.items():
             if _CREDENTIAL_HEADER.search(name):
                 found += [value, value.rpartition(" ")[2]]
+    stripe = settings.payments.stripe
+    found += [secret(reference, environment) or "" for reference in (stripe.api_key, stripe.webhook_secret)]
     return [each for each in found if each]
 
 
@@ -298,6 +308,7 @@ def run(config: Path | None, home: Home, overrides: Mapping[str, object]) -> int
     """`worldrouter core`: serve until a signal; the exit status."""
     try:
         settings = load(config, os.environ, overrides)
+        configured.refuse_exposed_test_payments(settings, str(settings.edge.get("host", "127.0.0.1")))
         log_to(LineWriter(sys.stderr), secrets=secrets_of(settings, os.environ))
         uvloop.run(_serve(settings, home))
     except (BadSettings, CannotListen, StoreError, OSError) as error:

@@ -100,6 +100,33 @@ class EmbeddedSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """Threads of the model's server."""
 
 
+class TestPaymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The built-in test payment page: credit for a click, for development. Only with HTTP and gRPC on loopback."""
+
+    enabled: bool = False
+    page_url: str = ""
+    """Where the edge is; empty: where `serve` has it, else http://127.0.0.1:8080."""
+
+
+class StripeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Payments through Stripe (experimental); on with an `api_key`. Secrets are references."""
+
+    api_key: str = ""
+    webhook_secret: str = ""
+    """Signing secret of the webhook endpoint, which is /webhooks/stripe of the edge."""
+    success_url: str = ""
+    cancel_url: str = ""
+    api_base: str = ""
+    """Another API than Stripe's own."""
+
+
+class PaymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Payment providers. None is on by default, and none can be switched on by the environment."""
+
+    test: TestPaymentSettings = TestPaymentSettings()
+    stripe: StripeSettings = StripeSettings()
+
+
 class ProviderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A provider. `kind = "scripted"` answers from a script, for tests and demos."""
 
@@ -163,6 +190,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     timeouts: TimeoutSettings = TimeoutSettings()
     money: MoneySettings = MoneySettings()
     embedded: EmbeddedSettings = EmbeddedSettings()
+    payments: PaymentSettings = PaymentSettings()
     edge: dict[str, Any] = {}
     providers: dict[str, ProviderSettings] = {}
     models: list[ModelSettings] = []

@@ -19,6 +19,7 @@ from edge.errors import Problems
 from edge.metrics import EdgeMetrics
 from edge.models import Models
 from edge.openapi import document
+from edge.payments import PAGE_PATH, WEBHOOK_PATH, Payments, is_loopback
 from edge.request import CHAT_PATH, ChatRequest
 from edge.settings import EdgeSettings
 
@@ -56,6 +57,11 @@ def make_app(
     app.router.add_post(CHAT_PATH, _long_way(chat))
     app.router.add_get("/v1/models", _served("models", models.list, watch))
     app.router.add_get("/v1/models/{model_id:.+}", _served("model", models.get, watch))
+    payments = Payments(channel, settings)
+    app.router.add_post(WEBHOOK_PATH, _served("webhook", payments.webhook, watch))
+    if is_loopback(settings.host):
+        app.router.add_get(PAGE_PATH, _served("test_page", payments.page, watch))
+        app.router.add_post(PAGE_PATH, _served("test_page", payments.click, watch))
     app.router.add_get("/healthz", _alive)
     app.router.add_get("/readyz", _readiness(channel, watch))
     app.router.add_get("/openapi.json", _description)

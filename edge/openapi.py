@@ -14,6 +14,7 @@ from edge import schemas
 from edge.answer import ANSWER_HEADERS
 from edge.errors import OWN, REASONS, REQUEST_ID, RETRIED, Problem
 from edge.models import ModelList, ModelObject
+from edge.payments import PAGE_PATH
 
 STATUSES = tuple(sorted({row[0] for row in REASONS.values()} | OWN.keys()))
 """Of all errors."""
@@ -70,6 +71,15 @@ OPERATIONS: Mapping[str, Operation] = {
         answer=ModelObject,
         parameters={"model_id": "ID of the model. A slash in it may be sent as it is."},
     ),
+    "POST /webhooks/{provider}": Operation(
+        id="takeWebhook",
+        tag="Payments",
+        summary="Take the webhook of a payment provider, which is known by its signature",
+        errors=(*_ALWAYS, 404, 408, 409, 413, 415, 503, 504),
+        answer=None,
+        parameters={"provider": "Name of the provider."},
+        needs_key=False,
+    ),
     "GET /healthz": Operation(
         id="isAlive", tag="Service", summary="Is it alive?", errors=_ALWAYS, answer=schemas.Health, needs_key=False
     ),
@@ -85,14 +95,14 @@ OPERATIONS: Mapping[str, Operation] = {
         id="getDescription", tag="Service", summary="This document", errors=_ALWAYS, answer=None, needs_key=False
     ),
 }
-"""By method and path. Every route of the application has one, but for the HEAD that comes with each GET."""
+"""By method and path. Every route of the API has one, but for the HEAD that comes with each GET; pages have none."""
 
 
 def document(router: web.UrlDispatcher) -> dict[str, Any]:
     """The OpenAPI document of these routes. KeyError for one that is not among the `OPERATIONS`."""
     paths: dict[str, dict[str, Any]] = {}
     for route in router.routes():
-        if route.method != "HEAD" and route.resource is not None:
+        if route.method != "HEAD" and route.resource is not None and route.resource.canonical != PAGE_PATH:
             path = route.resource.canonical
             paths.setdefault(path, {})[route.method.lower()] = _operation(OPERATIONS[f"{route.method} {path}"])
     types = {*_DOCUMENTED, *(operation.answer for operation in OPERATIONS.values() if operation.answer)}

@@ -27,7 +27,9 @@ from storage.records import (
     LedgerEntry,
     LedgerSnapshot,
     NewApiKey,
+    NewPayment,
     Once,
+    Payment,
     Price,
     Refund,
     SecretHash,
@@ -260,6 +262,32 @@ class UsageStore(Protocol):
         ...
 
 
+class PaymentStore(Protocol):
+    """Payments through providers."""
+
+    async def create_payment(self, payment: NewPayment, *, once: Once | None = None) -> Payment:
+        """Enter a payment that nothing was heard of; Missing when there is no such account of a customer's."""
+        ...
+
+    async def begin_payment(self, payment_id: str, *, reference: str, url: str) -> Payment:
+        """Keep what the provider said of a payment. Missing when there is none. Safe to repeat."""
+        ...
+
+    async def end_payment(self, payment_id: str, *, paid: bool, note: str) -> Payment:
+        """Credit a payment that was paid, two legs in the transaction that changes its state; or let it have failed.
+
+        A paid one stays as it is, whatever is heard of it; a failed one may be paid yet. Missing when there is none.
+        Safe to repeat.
+        """
+        ...
+
+    async def payment(self, payment_id: str) -> Payment | None: ...
+
+    async def payments(self, *, account_id: str | None, before: tuple[int, str] | None, limit: int) -> list[Payment]:
+        """Newest first; `before` is (created_us, id) of the last one seen."""
+        ...
+
+
 class LeaseStore(Protocol):
     """Money that cores may spend. Expiry goes by the database's clock."""
 
@@ -339,7 +367,9 @@ class IdempotencyStore(Protocol):
         ...
 
 
-class Store(AccountStore, KeyStore, LedgerStore, UsageStore, LeaseStore, AuditStore, IdempotencyStore, Protocol):
+class Store(
+    AccountStore, KeyStore, LedgerStore, PaymentStore, UsageStore, LeaseStore, AuditStore, IdempotencyStore, Protocol
+):
     """All of it, over one database."""
 
     def backup(self) -> AsyncIterator[bytes]:

@@ -167,6 +167,36 @@ class TopUp:
 
 
 @dataclass(frozen=True, slots=True)
+class NewPayment:
+    """Credit to be bought through a provider, with the fee on top."""
+
+    id: str
+    account_id: str
+    amount_nano_usd: int
+    fee_nano_usd: int
+    provider: str
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """A payment through a provider. `reference` is the provider's name for it, `url` where it is paid; "" until known.
+
+    A failed payment may be paid yet.
+    """
+
+    id: str
+    account_id: str
+    amount_nano_usd: int
+    fee_nano_usd: int
+    provider: str
+    reference: str
+    url: str
+    state: Literal["pending", "paid", "failed"]
+    created_us: int
+    updated_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class Refund:
     """Credit of a payment that was taken back, and the part of its fee that was given back with it."""
 

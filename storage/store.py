@@ -17,6 +17,7 @@ from storage.keys import SqlKeys
 from storage.leases import SqlLeases
 from storage.ledger import SqlLedger
 from storage.migrate import refuse_outdated
+from storage.payments import SqlPayments
 from storage.postgres import PostgresDatabase
 from storage.refunds import SqlRefunds
 from storage.sqlite import SqliteDatabase
@@ -29,7 +30,9 @@ def wall_clock_us() -> int:
     return time.time_ns() // 1000
 
 
-class SqlStore(SqlAccounts, SqlKeys, SqlLedger, SqlRefunds, SqlUsage, SqlLeases, SqlAudits, SqlIdempotency):
+class SqlStore(
+    SqlAccounts, SqlKeys, SqlLedger, SqlRefunds, SqlPayments, SqlUsage, SqlLeases, SqlAudits, SqlIdempotency
+):
     """`Store` over SQLite or PostgreSQL."""
 
     def backup(self) -> AsyncIterator[bytes]:

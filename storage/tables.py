@@ -262,6 +262,26 @@ refunds = Table(
     sqlite_strict=True,
 )
 
+payments = Table(
+    "payments",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    Column("amount", BIGINT, nullable=False),
+    Column("fee", BIGINT, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("reference", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_us", BIGINT, nullable=False),
+    Column("updated_us", BIGINT, nullable=False),
+    CheckConstraint("amount > 0 AND fee >= 0", name="ck_payments_amount"),
+    CheckConstraint("state IN ('pending', 'paid', 'failed')", name="ck_payments_state"),
+    Index("ix_payments_created", "created_us", "id"),
+    Index("ix_payments_account", "account_id", "created_us", "id"),
+    sqlite_strict=True,
+)
+
 idempotency = Table(
     "idempotency",
     metadata,

@@ -67,6 +67,7 @@ class Core:
         self.chat = self._client.chat
         self.metering = self._client.metering
         self.maintenance = self._client.maintenance
+        self.payments = self._client.payments
         self.routing = self._client.routing
         health = health_pb2_grpc.HealthStub(self._client.channel)
         self.check_health: grpc.UnaryUnaryMultiCallable[

@@ -72,12 +72,16 @@ def refuse_taken(host: str, port: int, what: str = "gRPC") -> None:
         raise CannotListen(f"cannot listen for {what} on {host} port {port}: {error.strerror}") from None
 
 
-def _require_loopback(host: str) -> None:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
     try:
-        local = host == "localhost" or ip_address(host).is_loopback
+        return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
-        local = False
-    if not local:
+        return False
+
+
+def _require_loopback(host: str) -> None:
+    if not is_loopback(host):
         raise BadSettings(
             f"core.host: {host!r}: without TLS the core listens on loopback only; set tls.cert_file and tls.key_file"
         )

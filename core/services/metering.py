@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from worldrouter.v1 import metering_pb2, metering_pb2_grpc
@@ -11,15 +10,13 @@ from worldrouter.v1 import metering_pb2, metering_pb2_grpc
 from core.call import Role, current_call
 from core.errors import Conflict, Forbidden, InsufficientBalance, InvalidRequest
 from core.ids import IdSource
-from core.money.pricing import NANO_USD_PER_USD, service_fee_nano_usd, usd_text
+from core.money.pricing import usd_text
+from core.money.top_ups import TopUpRules
 from core.services import Context, auditing, fields, usage
 from core.services.paging import Number, Pager
 from core.services.repeats import once_required
 from storage.interfaces import AccountStore, AuditStore, BeyondPayment, LedgerStore, Missing, Unaffordable, UsageStore
 from storage.records import LedgerEntry, LedgerKind, Refund, TopUp
-
-MAX_TOP_UP_NANO_USD = 10_000_000 * NANO_USD_PER_USD
-"""Most credit that one payment adds: 10 million USD. Sums of hundreds of these still fit 64 bits."""
 
 _LEDGER_KINDS: Mapping[LedgerKind, metering_pb2.LedgerKind] = {
     "usage": metering_pb2.LEDGER_KIND_USAGE,
@@ -28,14 +25,6 @@ _LEDGER_KINDS: Mapping[LedgerKind, metering_pb2.LedgerKind] = {
     "refund": metering_pb2.LEDGER_KIND_REFUND,
     "adjust": metering_pb2.LEDGER_KIND_ADJUST,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class TopUpRules:
-    """What a payment must be: the least credit it adds, in nanodollars, and the fee on top in basis points."""
-
-    minimum_nano_usd: int = 10 * NANO_USD_PER_USD
-    fee_basis_points: int = 500
 
 
 class MeteringStore(LedgerStore, UsageStore, Protocol):
@@ -74,7 +63,7 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
 
     async def CreateTopUp(self, request: metering_pb2.CreateTopUpRequest, context: Context) -> metering_pb2.TopUp:
         """Credit a payment, once per idempotency key."""
-        amount = self._amount_nano_usd(request)
+        amount = self._rules.check(request.amount_nano_usd)
         account_id = _account_id(request.account_id)
         repeatable = once_required(request, request.idempotency_key, account_id=account_id)
         account = fields.found(await self._accounts.account(account_id), param="account_id", value=account_id)
@@ -84,7 +73,7 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
             payment_id="pay_" + self._ids.new(),
             account_id=account_id,
             amount_nano_usd=amount,
-            fee_nano_usd=service_fee_nano_usd(amount, self._rules.fee_basis_points),
+            fee_nano_usd=self._rules.fee_nano_usd(amount),
             once=repeatable,
         )
         return _top_up_message(top_up)
@@ -182,17 +171,6 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
             yield part
         while (entries := await export.next_entries()) is not None:
             yield metering_pb2.ExportLedgerResponse(entries=entries)
-
-    def _amount_nano_usd(self, request: metering_pb2.CreateTopUpRequest) -> int:
-        """The credit to add. Raises InvalidRequest outside the bounds."""
-        amount = request.amount_nano_usd
-        least, most = max(1, self._rules.minimum_nano_usd), MAX_TOP_UP_NANO_USD
-        if not least <= amount <= most:
-            raise InvalidRequest(
-                f"amount_nano_usd must be {least} to {most} ({usd_text(least)} to {usd_text(most)} USD).",
-                param="amount_nano_usd",
-            )
-        return amount
 
     async def _account_id_or_all(self, request: usage.UsageRequest) -> str | None:
         """The account that a request is about; None for all. Raises Forbidden unless the operator asks for all."""

@@ -19,9 +19,9 @@ _log = logging.getLogger(__name__)
 
 KEPT_S = 7 * 24 * 3600
 FORGET_EVERY_S = 3600.0
-FORGOTTEN = ("CreateAccount", "CreateApiKey", "UpdateApiKey", "RotateApiKey", "RevokeApiKey")
-"""RPCs whose keys are freed after KEPT_S. Those of payments are kept as long as the ledger: the number of an invoice
-must not be credited again a month later."""
+FORGOTTEN = ("CreateAccount", "CreateApiKey", "UpdateApiKey", "RotateApiKey", "RevokeApiKey", "CreatePayment")
+"""RPCs whose keys are freed after KEPT_S. Those that move money are kept for good: the number of an invoice must not be
+credited again a month later."""
 
 _KEY = re.compile(r"[\x20-\x7e]{1,128}")
 

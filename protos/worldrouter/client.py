@@ -31,6 +31,7 @@ from worldrouter.v1.auth_pb2_grpc import AuthServiceStub
 from worldrouter.v1.chat_pb2_grpc import ChatServiceStub
 from worldrouter.v1.maintenance_pb2_grpc import MaintenanceServiceStub
 from worldrouter.v1.metering_pb2_grpc import MeteringServiceStub
+from worldrouter.v1.payment_pb2_grpc import PaymentServiceStub
 from worldrouter.v1.raw_chat_pb2_grpc import RawChatServiceStub
 from worldrouter.v1.routing_pb2_grpc import RoutingServiceStub
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:  # these names exist for type checkers only
     from worldrouter.v1.chat_pb2_grpc import ChatServiceAsyncStub
     from worldrouter.v1.maintenance_pb2_grpc import MaintenanceServiceAsyncStub
     from worldrouter.v1.metering_pb2_grpc import MeteringServiceAsyncStub
+    from worldrouter.v1.payment_pb2_grpc import PaymentServiceAsyncStub
     from worldrouter.v1.raw_chat_pb2_grpc import RawChatServiceAsyncStub
     from worldrouter.v1.routing_pb2_grpc import RoutingServiceAsyncStub
 
@@ -103,6 +105,7 @@ class Client:
         self.accounts = _with_key(AccountServiceStub(self.channel), key)
         self.metering = _with_key(MeteringServiceStub(self.channel), key)
         self.maintenance = _with_key(MaintenanceServiceStub(self.channel), key)
+        self.payments = _with_key(PaymentServiceStub(self.channel), key)
 
     def close(self) -> None:
         """Close the channel."""
@@ -141,6 +144,7 @@ class AsyncClient:
         self.accounts: AccountServiceAsyncStub = _with_key(AccountServiceStub(self.channel), key)
         self.metering: MeteringServiceAsyncStub = _with_key(MeteringServiceStub(self.channel), key)
         self.maintenance: MaintenanceServiceAsyncStub = _with_key(MaintenanceServiceStub(self.channel), key)
+        self.payments: PaymentServiceAsyncStub = _with_key(PaymentServiceStub(self.channel), key)
 
     async def close(self, grace_s: float | None = None) -> None:
         """Close the channel; running calls get `grace_s` seconds to end."""

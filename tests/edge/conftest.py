@@ -170,7 +170,13 @@ def transport() -> str:
 
 
 @pytest.fixture
-async def core(transport: str) -> AsyncIterator[FakeCore]:
+def add_services() -> Callable[[FakeCore], None]:
+    """Adds services of a test file's own to the fake core before it starts."""
+    return lambda fake: None
+
+
+@pytest.fixture
+async def core(transport: str, add_services: Callable[[FakeCore], None]) -> AsyncIterator[FakeCore]:
     limits = [("grpc.max_receive_message_length", 11 << 20)]
     with tempfile.TemporaryDirectory() as folder:
         fake = FakeCore(f"unix:{folder}/core.sock")
@@ -179,6 +185,7 @@ async def core(transport: str) -> AsyncIterator[FakeCore]:
         else:
             fake.server = grpc.aio.server(options=limits)
             fake.server.add_insecure_port(fake.target)
+        add_services(fake)
         await fake.start(fake.server)
         yield fake
         await fake.server.stop(0)

@@ -27,6 +27,7 @@ from worldrouter.v1 import (
     chat_pb2,
     maintenance_pb2_grpc,
     metering_pb2_grpc,
+    payment_pb2_grpc,
     raw_chat_pb2,
     routing_pb2_grpc,
 )
@@ -36,17 +37,21 @@ from core.access.auth import Authenticator, OperatorCredential
 from core.access.guard import Guard
 from core.catalog import Catalog, Endpoint, Model, price_of
 from core.ids import IdSource
+from core.money.top_ups import TopUpRules
+from core.payments.sandbox import Sandbox
 from core.services.accounts import AccountServicer
 from core.services.catalog import RoutingServicer
 from core.services.keys import AuthServicer
 from core.services.maintenance import MaintenanceServicer
-from core.services.metering import MeteringServicer, TopUpRules
+from core.services.metering import MeteringServicer
+from core.services.payments import PaymentServicer
 from storage.interfaces import Store
 from storage.migrate import migrate
 from storage.store import open_store
 
 OPERATOR_TOKEN = "operator-token-0123456789-0123456789"
 DEFAULT_ACCOUNT = "default"
+SANDBOX_SECRET = b"s" * 32
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -117,6 +122,10 @@ class Core:
         return maintenance_pb2_grpc.MaintenanceServiceStub(self.channel)
 
     @property
+    def payments(self) -> Any:
+        return payment_pb2_grpc.PaymentServiceStub(self.channel)
+
+    @property
     def routing(self) -> Any:
         return routing_pb2_grpc.RoutingServiceStub(self.channel)
 
@@ -166,6 +175,15 @@ def make_guard(store: Store, authenticator: Authenticator, peppers: Peppers) -> 
     )
     accounts = AccountServicer(store, ids, default_account_id=DEFAULT_ACCOUNT)
     metering = MeteringServicer(store, store, store, ids, top_up_rules=TopUpRules())
+    payments = PaymentServicer(
+        store,
+        store,
+        {"test": Sandbox("http://127.0.0.1:8080/", SANDBOX_SECRET)},
+        ids,
+        rules=TopUpRules(),
+        default_account_id=DEFAULT_ACCOUNT,
+    )
+    payment_pb2_grpc.add_PaymentServiceServicer_to_server(payments, guard)
     auth_pb2_grpc.add_AuthServiceServicer_to_server(keys, guard)
     account_pb2_grpc.add_AccountServiceServicer_to_server(accounts, guard)
     metering_pb2_grpc.add_MeteringServiceServicer_to_server(metering, guard)

@@ -27,7 +27,14 @@ from core.call import Role
 C = grpc.StatusCode
 REFUSED = {C.UNAUTHENTICATED, C.PERMISSION_DENIED}
 
-OPEN = {"Health/Check", "Health/List", "Health/Watch", "ServerReflection/ServerReflectionInfo"}
+OPEN = {
+    "Health/Check",
+    "Health/List",
+    "Health/Watch",
+    "PaymentService/GetTestPaymentPage",
+    "PaymentService/HandleWebhook",
+    "ServerReflection/ServerReflectionInfo",
+}
 FOR_KEYS = {
     "AuthService/VerifyApiKey",
     "ChatService/CreateChatCompletion",

@@ -1,0 +1,1 @@
+"""Payment providers behind one interface: where credit is paid, and who says that it was."""
