@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from sqlalchemy import NullPool, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage.interfaces import IdempotencyConflict, Missing, Store
 from storage.records import NewPayment, Once, Payment
@@ -51,17 +53,30 @@ async def test_a_payment_is_credited_when_it_was_paid(stores, audit) -> None:
 
 async def test_events_at_the_same_time_credit_once(stores, audit) -> None:
     """However many events over however many cores, in whatever order: one credit, and the payment is paid."""
-    for number in range(3):
+    for number in range(20):
         await begin(stores[0], f"pay_{number}")
     sent = [
-        stores[turn % len(stores)].end_payment(f"pay_{number}", paid=turn % 3 > 0, note="")
-        for turn in range(9)
-        for number in range(3)
+        stores[turn % len(stores)].end_payment(f"pay_{number}", paid=turn % 2 > 0, note="")
+        for number in range(20)
+        for turn in range(4)
     ]
     await asyncio.gather(*sent)
-    assert [(await stores[0].payment(f"pay_{number}")).state for number in range(3)] == ["paid"] * 3
-    assert (await stores[0].balance("acc_1")).balance_nano_usd == 3000
+    assert [(await stores[0].payment(f"pay_{number}")).state for number in range(20)] == ["paid"] * 20
+    assert (await stores[0].balance("acc_1")).balance_nano_usd == 20_000
     await audit()
+
+
+async def test_an_event_waits_for_the_one_before_it(stores, database_url) -> None:
+    """A payment that another core is just crediting is not let fail by an event that came meanwhile."""
+    [store, *_] = stores
+    await begin(store)
+    engine = create_async_engine(database_url, poolclass=NullPool)
+    async with engine.begin() as connection:
+        await connection.execute(text("UPDATE payments SET state = 'paid' WHERE id = 'pay_1'"))
+        failing = asyncio.create_task(store.end_payment("pay_1", paid=False, note=""))
+        await asyncio.sleep(0.3)
+        assert not failing.done()
+    assert (await failing).state == "paid"
 
 
 async def test_a_failed_payment_may_be_paid_yet_and_a_paid_one_stays(stores) -> None:
