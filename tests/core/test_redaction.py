@@ -27,6 +27,7 @@ KEY = make_key("key_01m80c3xwk5gc1zwqh0nes95qb")
         ("send `Authorization: Bearer wlrouter_...`.", "send `Authorization: Bearer wlrouter_...`."),
         ("the list is EMPTY", "the list is EMPTY"),
     ],
+    ids=range(8),  # a key in an id would be another one in each worker
 )
 def test_secrets_are_blacked_out(text: str, seen: str) -> None:
     """Those that are known, whole and in JSON, and what looks like one; no placeholder, nor how we speak of keys."""
