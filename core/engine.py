@@ -52,7 +52,8 @@ class Engine:
         self._settings = settings
         self._on_fatal = on_fatal
         self._store = store
-        self._core_id = "core_" + ids.new()
+        self.core_id = "core_" + ids.new()
+        """Of this core since it started."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.ledger = LedgerWriter(
             store,
@@ -63,7 +64,7 @@ class Engine:
         )
         self.escrow = Escrow(
             store,
-            core_id=self._core_id,
+            core_id=self.core_id,
             settings=EscrowSettings(settings.money.chunk_nano_usd, settings.money.lease_ttl_s),
             clock=time.monotonic,
             new_lease_id=lambda: "lease_" + ids.new(),
@@ -106,7 +107,7 @@ class Engine:
             ledger=self.ledger,
             ratios=ratios,
             admission=admission,
-            core_id=self._core_id,
+            core_id=self.core_id,
             clock=time.monotonic,
             wall_clock=time.time,
             observe=observe,
@@ -121,7 +122,7 @@ class Engine:
         if self._settings.version:
             configuration = Configuration(self._settings.version, catalog.content_hash())
         await self._store.put_prices([model.price for model in catalog.models.values()], configuration)
-        await self._store.register_core(self._core_id)
+        await self._store.register_core(self.core_id)
         self.keep(self.ledger.run())
         self.keep(self.pipeline.sweep_forever())
         self.keep(self._maintain_leases())

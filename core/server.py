@@ -31,6 +31,7 @@ from worldrouter.v1 import (
     metering_pb2_grpc,
     payment_pb2_grpc,
     raw_chat_pb2_grpc,
+    relay_pb2_grpc,
     routing_pb2_grpc,
 )
 
@@ -42,6 +43,7 @@ from core.call import Call
 from core.engine import Engine
 from core.home import Home
 from core.ids import IdSource
+from core.inprocess import InProcessServer
 from core.metrics import Metrics
 from core.money.top_ups import TopUpRules
 from core.process.admin import AdminServer
@@ -50,6 +52,7 @@ from core.process.line_writer import LineWriter
 from core.process.listen import CannotListen, listen, make_server
 from core.process.logs import log_to
 from core.redaction import Redaction
+from core.relay.servicer import RelayServicer
 from core.services.accounts import AccountServicer
 from core.services.auditing import report_message
 from core.services.catalog import RoutingServicer
@@ -67,11 +70,14 @@ from storage.store import open_store
 _log = logging.getLogger(__name__)
 
 EXIT_TIMEOUT_S = 5.0
+RELAY_CLOSE_S = 1.0
+"""For edges to take the last frames and close their streams."""
 GC_THRESHOLD = 50_000
 _OTHERWISE_LOGGED = frozenset(
     {
         "/worldrouter.v1.ChatService",
         "/worldrouter.v1.RawChatService",
+        "/worldrouter.v1.RelayService",
         "/grpc.health.v1.Health",
         "/grpc.reflection.v1alpha.ServerReflection",
     }
@@ -154,6 +160,8 @@ class CoreServer:
             on_revoked=self.engine.pipeline.cut_key,
             stream_total_s=settings.timeouts.total_s,
         )
+        self._carried = InProcessServer()
+        self._relay = RelayServicer(self._carried, self.engine.core_id)
         self.guard = self._guard(environment)
         self.grpc_port = 0
 
@@ -183,6 +191,7 @@ class CoreServer:
             raise
         server.engine.keep(server._authenticator.run())
         server.engine.keep(forget(store))
+        server.guard.install(server._carried)
         server.guard.install(server._server)
         await server._server.start()
         await server._health.set(_OVERALL, health_pb2.HealthCheckResponse.SERVING)
@@ -222,6 +231,7 @@ class CoreServer:
         payment_pb2_grpc.add_PaymentServiceServicer_to_server(
             PaymentServicer(store, store, payment_providers, ids, rules=rules, default_account_id=default), to
         )
+        relay_pb2_grpc.add_RelayServiceServicer_to_server(self._relay, to)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, to)
         reflecting = ReflectionServicer(guard.service_names)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, to)  # type: ignore[no-untyped-call]
@@ -266,6 +276,7 @@ class CoreServer:
     async def drain(self, left_s: Callable[[], float]) -> None:
         """Refuse new requests, and let those in flight end while time is left; `stop` does so too."""
         await self._health.set(_OVERALL, health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._relay.drain()
         await self.engine.drain(left_s)
 
     async def stop(self, left_s: Callable[[], float]) -> None:
@@ -273,7 +284,9 @@ class CoreServer:
         await self.drain(left_s)
         await self.engine.stop(left_s)
         await self._client.close()
+        await self._relay.closed(RELAY_CLOSE_S)
         await self._server.stop(0)
+        await self._carried.stop(0)
         await self._store.close()
         self._access_log.flush()
         self._lines.close()

@@ -1,4 +1,4 @@
-"""The channel to the core over gRPC: limits, load balancing, retries, TLS."""
+"""The channel to the core over gRPC: limits, load balancing, retries, TLS; chats over one stream to each core."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final
 import grpc
 import msgspec
 
+from edge.relay.channel import RelayChannel
 from edge.settings import MIB, BadSetting, EdgeSettings
 
 KEEPALIVE_MS = 30_000
@@ -54,11 +55,11 @@ def open_channel(settings: EdgeSettings) -> grpc.aio.Channel:
     if settings.core_ca is None:
         if not _is_local(settings.core):
             raise BadSetting(f"core = {settings.core!r} is another machine: keys go there, so core_ca is needed")
-        return grpc.aio.insecure_channel(settings.core, options)
+        return RelayChannel(grpc.aio.insecure_channel(settings.core, options))
     files = (settings.core_ca, settings.core_key, settings.core_cert)
     authority, key, certificate = (_read(file) for file in files)
     credentials = grpc.ssl_channel_credentials(authority, key, certificate)
-    return grpc.aio.secure_channel(settings.core, credentials, options)
+    return RelayChannel(grpc.aio.secure_channel(settings.core, credentials, options))
 
 
 def _read(file: str | None) -> bytes | None:

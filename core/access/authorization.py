@@ -52,6 +52,7 @@ RPC_ROLES: Mapping[str, frozenset[Role]] = MappingProxyType(
         "/worldrouter.v1.PaymentService/ListPayments": _OPERATOR,
         "/worldrouter.v1.RawChatService/CreateRawCompletion": _KEYS,
         "/worldrouter.v1.RawChatService/StreamRawCompletion": _KEYS,
+        "/worldrouter.v1.RelayService/Relay": _ANYBODY,  # what it carries is authorized each by itself
         "/worldrouter.v1.RoutingService/GetModel": _KEYS,
         "/worldrouter.v1.RoutingService/ListEndpoints": _OPERATOR,
         "/worldrouter.v1.RoutingService/ListModels": _KEYS,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 import grpc
 import grpc.aio
+from worldrouter.calls.client import CANCELLED_DETAILS, StreamCall, UnaryCall
+from worldrouter.calls.metadata import KEPT_FROM_REQUESTS, Entries, IllegalMetadata, admit
+from worldrouter.calls.wire import DEADLINE_DETAILS, INVALID_METADATA, Status, Wire
 
-from core.inprocess.calls import CANCELLED_DETAILS, StreamCall, UnaryCall
 from core.inprocess.context import Context
-from core.inprocess.metadata import KEPT_FROM_REQUESTS, Entries, IllegalMetadata, admit
 from core.inprocess.route import Deserializer, MalformedRequest, MessageTooLarge, Route, Serializer
-from core.inprocess.wire import DEADLINE_DETAILS, INVALID_METADATA, Status, Wire
 
 if TYPE_CHECKING:
     from core.inprocess.server import InProcessServer

@@ -9,10 +9,10 @@ from typing import Any, Final, NoReturn
 
 import grpc
 import grpc.aio
+from worldrouter.calls.metadata import Entries, IllegalMetadata, admit
+from worldrouter.calls.wire import INVALID_METADATA, OK, Status, Wire
 
-from core.inprocess.metadata import Entries, IllegalMetadata, admit
 from core.inprocess.route import MessageTooLarge, Route
-from core.inprocess.wire import INVALID_METADATA, OK, Status, Wire
 
 _logger = logging.getLogger(__name__)
 

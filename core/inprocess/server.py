@@ -9,11 +9,11 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from worldrouter.calls.wire import Status, Wire
 
 from core.inprocess.channel import InProcessChannel
 from core.inprocess.context import Context
 from core.inprocess.route import Method, find_handler
-from core.inprocess.wire import Status, Wire
 
 _CANCELLED_BY_STOP = Status(grpc.StatusCode.UNAVAILABLE, "Cancelling all calls")
 

@@ -18,7 +18,7 @@ INTEGERS = {
     FieldDescriptor.CPPTYPE_UINT64,
 }
 UNITS = re.compile(r"_nano_usd$|_pico_usd_per_token$|_count$|_ms$|_us$|^page_size$")
-# Names that OpenAI chose, and the ledger's own number of an entry.
+# Names that OpenAI chose, numbers that name something, and a status code.
 WITHOUT_UNIT = {
     "worldrouter.v1.ChatCompletionParams.LogitBiasEntry.value",
     "worldrouter.v1.ChatCompletionParams.max_completion_tokens",
@@ -32,6 +32,13 @@ WITHOUT_UNIT = {
     "worldrouter.v1.LedgerEntry.id",
     "worldrouter.v1.AuditResponse.last_chained_entry_id",
     "worldrouter.v1.ExportedEntry.position",
+    "worldrouter.v1.RelayBegin.call_id",
+    "worldrouter.v1.RelayCredit.call_id",
+    "worldrouter.v1.RelayEnd.call_id",
+    "worldrouter.v1.RelayEnd.code",
+    "worldrouter.v1.RelayInitialMetadata.call_id",
+    "worldrouter.v1.RelayMessage.call_id",
+    "worldrouter.v1.RelayRequest.cancelled_call_ids",
 }
 MONEY = re.compile(r"usd|amount|balance|cost|credit_limit|fee|paid|shortfall|price(?!_id)|held|available")
 FILES = sorted(file.stem for file in (Path(__file__).parents[2] / "protos/worldrouter/v1").glob("*.proto"))

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from core.inprocess.metadata import Entries
+from worldrouter.calls.metadata import Entries
 
 WINDOW_MESSAGES = 16
 """How far a handler may be ahead of its reader. It goes on when all of them are read, so that waking it is rare."""

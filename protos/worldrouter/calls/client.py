@@ -12,8 +12,8 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from core.inprocess.metadata import Entries, ReceivedMetadata
-from core.inprocess.wire import Status, Wire
+from worldrouter.calls.metadata import Entries, ReceivedMetadata
+from worldrouter.calls.wire import Status, Wire
 
 _logger = logging.getLogger(__name__)
 

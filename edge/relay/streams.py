@@ -1,0 +1,114 @@
+"""A stream to each core behind a channel."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import grpc
+import grpc.aio
+from worldrouter.v1 import relay_pb2_grpc
+
+from edge.relay.stream import RelayStream, RpcOfStream
+
+_LOGGER = logging.getLogger(__name__)
+
+HELLO_TIMEOUT_S = 5.0
+FIRST_LOOK_S = 0.05
+LAST_LOOK_S = 5.0
+"""Between two looks for cores: they become rarer as long as nothing changes."""
+
+
+class RelayStreams:
+    """Streams over a channel that spreads RPCs over the cores: each that is opened may reach another core.
+
+    It looks for cores again and again, as a channel does not tell which there are; a second stream to the same core
+    is closed. A core that does not know the service (UNIMPLEMENTED) has no stream.
+    """
+
+    def __init__(self, channel: grpc.aio.Channel, loop: asyncio.AbstractEventLoop) -> None:
+        self._stub = relay_pb2_grpc.RelayServiceStub(channel)
+        self._loop = loop
+        self._streams: list[RelayStream] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._looking = loop.create_task(self._look_forever())
+
+    @property
+    def core_ids(self) -> list[str]:
+        """The cores that take calls."""
+        return [stream.core_id for stream in self._streams if not stream.draining]
+
+    def pick(self) -> RelayStream | None:
+        """The stream with the fewest calls, in turn if several have as few; None without any."""
+        streams = self._streams
+        if len(streams) > 1:
+            streams.append(streams.pop(0))
+        found = None
+        for stream in streams:
+            if not (stream.draining or stream.full or (found and found.call_count <= stream.call_count)):
+                found = stream
+        return found
+
+    async def close(self) -> None:
+        """Close all streams. Calls under way are lost."""
+        tasks = {self._looking, *self._tasks}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _look_forever(self) -> None:
+        delay_s = FIRST_LOOK_S
+        while True:
+            found = await self._look()
+            delay_s = FIRST_LOOK_S if found else min(2 * delay_s, LAST_LOOK_S)
+            try:
+                async with asyncio.timeout(delay_s):
+                    await self._changed.wait()
+                self._changed.clear()
+                delay_s = FIRST_LOOK_S
+                await asyncio.sleep(delay_s)
+            except TimeoutError:
+                pass
+
+    async def _look(self) -> bool:
+        """Open a stream, and keep it if it leads to a core without one; whether it does."""
+        rpc: RpcOfStream = self._stub.Relay()
+        timer = self._loop.call_later(HELLO_TIMEOUT_S, rpc.cancel)
+        try:
+            response = await rpc.read()
+            if response is grpc.aio.EOF or not response.HasField("hello"):
+                rpc.cancel()
+                return False
+        except grpc.aio.AioRpcError:
+            return False
+        except asyncio.CancelledError:
+            rpc.cancel()
+            if self._closing():
+                raise
+            return False  # it was the timer
+        finally:
+            timer.cancel()
+        stream = RelayStream(self._loop, rpc, response.hello)
+        new = not response.draining and stream.core_id not in self.core_ids
+        if new:
+            self._streams.append(stream)
+            _LOGGER.info("calls go to %s over one stream", stream.core_id)
+        else:
+            stream.close()
+        task = self._loop.create_task(self._run(stream))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return new
+
+    async def _run(self, stream: RelayStream) -> None:
+        try:
+            await stream.run()
+        finally:
+            if stream in self._streams:
+                self._streams.remove(stream)
+                self._changed.set()
+
+    def _closing(self) -> bool:
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
