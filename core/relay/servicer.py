@@ -37,14 +37,16 @@ class RelayServicer(relay_pb2_grpc.RelayServiceServicer):
         self._streams.add(stream)
         writer = stream.loop.create_task(_write(stream, context))
         try:
-            async for request in requests:
-                stream.take(request)
+            await stream.carry(requests)
+            await writer  # a status sent while it writes would be an error of the library's
         finally:
             stream.break_off()
             writer.cancel()
             self._streams.discard(stream)
             if not self._streams:
                 self._idle.set()
+        if stream.mistake is not None:
+            raise stream.mistake
 
     def drain(self) -> None:
         """Ask callers to begin no more calls here."""
@@ -64,5 +66,5 @@ class RelayServicer(relay_pb2_grpc.RelayServiceServicer):
 
 async def _write(stream: Stream, context: Context) -> None:
     with contextlib.suppress(grpc.aio.BaseError):  # the caller is gone, which the handler learns by itself
-        while True:
-            await context.write(await stream.outbox.next())
+        while (response := await stream.outbox.next()) is not None:
+            await context.write(response)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import grpc
 import grpc.aio
@@ -41,14 +42,25 @@ class Stream:
         self.server = server
         self.outbox = Outbox(self.loop, relay_pb2.RelayResponse)
         self.peer = peer
+        self.mistake: InvalidRequest | None = None
+        """What the caller did wrong, at the end of `carry`."""
         self._routes = routes
         self._calls: dict[int, CarriedCall] = {}
         self._last_id = 0
 
     # From the caller
 
-    def take(self, request: relay_pb2.RelayRequest) -> None:
-        """Do what the caller says. Raises InvalidRequest for a call id that is not new."""
+    async def carry(self, requests: AsyncIterator[relay_pb2.RelayRequest]) -> None:
+        """Do what the caller says, until it half-closes or makes a `mistake`; then nothing runs any more."""
+        try:
+            async for request in requests:
+                self._take(request)
+        except InvalidRequest as mistake:
+            self.mistake = mistake
+        self.break_off()
+        self.outbox.close()
+
+    def _take(self, request: relay_pb2.RelayRequest) -> None:
         for begin in request.begins:
             self._begin(begin)
         for credit in request.credits:

@@ -113,7 +113,9 @@ class _Method:
     def __call__(self, request: Any, *, timeout: float | None = None, metadata: Any = None, **more: Any) -> Any:
         """Start a call. `timeout` is in seconds; anything more is for the other channel."""
         channel = self._channel
-        stream = channel.streams.pick() if channel.streams is not None and not more else None
+        if channel.streams is None:
+            raise grpc.aio.UsageError("Channel is closed.")
+        stream = channel.streams.pick() if not more else None
         if stream is None or request.ByteSize() > stream.max_request_bytes:
             return self._method.plain(request, timeout=timeout, metadata=metadata, **more)
         status = None

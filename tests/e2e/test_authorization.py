@@ -24,7 +24,13 @@ from worldrouter.v1.auth_pb2 import CreateApiKeyRequest, RevokeApiKeyRequest, Ro
 
 C = grpc.StatusCode
 REVOKED_WITHIN_S = 2.0
-OPEN = {"Health/Check", "Health/List", "Health/Watch", "ServerReflection/ServerReflectionInfo"}
+OPEN = {
+    "Health/Check",
+    "Health/List",
+    "Health/Watch",
+    "RelayService/Relay",
+    "ServerReflection/ServerReflectionInfo",
+}
 FOR_KEYS = {
     "AuthService/VerifyApiKey",
     "ChatService/CreateChatCompletion",

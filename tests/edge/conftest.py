@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +17,10 @@ from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
-from worldrouter.v1 import raw_chat_pb2, raw_chat_pb2_grpc, routing_pb2_grpc, types_pb2
+from worldrouter.v1 import raw_chat_pb2, raw_chat_pb2_grpc, relay_pb2_grpc, routing_pb2_grpc, types_pb2
 
 from core.inprocess import InProcessServer
+from core.relay.servicer import RelayServicer
 from edge.app import make_app
 from edge.channel import open_channel
 from edge.server import EdgeServer
@@ -44,10 +45,20 @@ class Seen:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+class Relay:
+    """What carries a fake core's chats over streams."""
+
+    def __init__(self, core: raw_chat_pb2_grpc.RawChatServiceServicer, core_id: str = "core_1") -> None:
+        self.carried = InProcessServer()
+        raw_chat_pb2_grpc.add_RawChatServiceServicer_to_server(core, self.carried)
+        self.servicer = RelayServicer(self.carried, core_id)
+
+
 class FakeCore(raw_chat_pb2_grpc.RawChatServiceServicer, routing_pb2_grpc.RoutingServiceServicer):
     """A core whose answers a test replaces: `create`, `stream`, `list_models`, `get_model`."""
 
     server: grpc.aio.Server
+    relay: Relay | None = None
 
     def __init__(self, target: str) -> None:
         self.target = target
@@ -165,8 +176,8 @@ class FakeCore(raw_chat_pb2_grpc.RawChatServiceServicer, routing_pb2_grpc.Routin
 
 @pytest.fixture
 def transport() -> str:
-    """What is between edge and core; a test file that holds for "inprocess" too says so."""
-    return "grpc"
+    """What is between edge and core; a test file that holds for the other TRANSPORTS too says so."""
+    return __import__("os").environ.get("TR", "grpc")
 
 
 @pytest.fixture
@@ -186,10 +197,22 @@ async def core(transport: str, add_services: Callable[[FakeCore], None]) -> Asyn
             fake.server = grpc.aio.server(options=limits)
             fake.server.add_insecure_port(fake.target)
         add_services(fake)
+        if transport == "relay":
+            fake.relay = Relay(fake)
+            relay_pb2_grpc.add_RelayServiceServicer_to_server(fake.relay.servicer, fake.server)
         await fake.start(fake.server)
         yield fake
         await fake.server.stop(0)
+        if fake.relay is not None:
+            await fake.relay.carried.stop(0)
         await asyncio.sleep(0.01)  # stop() returns before the handlers saw their cancellation
+
+
+async def until_relayed(channel: Any, core_ids: Sequence[str] = ("core_1",)) -> None:
+    """Wait until chats go over streams to these cores."""
+    async with asyncio.timeout(5):
+        while sorted(channel.streams.core_ids) != sorted(core_ids):  # noqa: ASYNC110 - what it waits for has no event
+            await asyncio.sleep(0.005)
 
 
 @dataclass
@@ -219,6 +242,8 @@ async def start_edge(core: FakeCore) -> AsyncIterator[Callable[..., Awaitable[Ed
         settings = EdgeSettings(**{"port": 0, "core": core.target, **changes})
         registry = CollectorRegistry()
         channel = core.channel(settings)
+        if core.relay is not None and settings.core == core.target:
+            await until_relayed(channel)
         server = await EdgeServer.start(make_app(channel, settings, registry), settings)
         edges.append(Edge(server, settings, registry, channel))
         return edges[-1]

@@ -21,7 +21,7 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: e\r\nContent-Length: %d\r\n
 STREAM = b'{"stream":true}'
 
 
-@pytest.fixture(params=["grpc", "inprocess"])
+@pytest.fixture(params=["grpc", "inprocess", "relay"])
 def transport(request: pytest.FixtureRequest) -> str:
     """All of this holds whatever the channel is."""
     return str(request.param)

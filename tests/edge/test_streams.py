@@ -17,7 +17,7 @@ from edge.stream import events
 STREAM = b'{"stream":true}'
 
 
-@pytest.fixture(params=["grpc", "inprocess"])
+@pytest.fixture(params=["grpc", "inprocess", "relay"])
 def transport(request: pytest.FixtureRequest) -> str:
     """All of this holds whatever the channel is."""
     return str(request.param)

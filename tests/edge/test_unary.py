@@ -11,7 +11,7 @@ import pytest
 BODY = b'{"model":"m", "messages":[{"role":"user","content":"hi"}],"seed":9007199254740993,"x":1e2}'
 
 
-@pytest.fixture(params=["grpc", "inprocess"])
+@pytest.fixture(params=["grpc", "inprocess", "relay"])
 def transport(request: pytest.FixtureRequest) -> str:
     """All of this holds whatever the channel is."""
     return str(request.param)

@@ -1,4 +1,4 @@
-"""One servicer behind four channels: in-process, in-process with copied messages, Unix socket, TCP with TLS."""
+"""One servicer behind five channels: in-process, in-process with copied messages, Unix socket, TCP with TLS, relay."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ import trustme
 import uvloop
 from grpc_health.v1 import health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
-from worldrouter.v1 import raw_chat_pb2, raw_chat_pb2_grpc
+from worldrouter.v1 import raw_chat_pb2, raw_chat_pb2_grpc, relay_pb2_grpc
 
 from core.inprocess import InProcessServer
+from core.relay.servicer import RelayServicer
+from edge.relay.channel import RelayChannel
 
-KINDS = ("in-process", "in-process, copied", "unix socket", "tls")
+KINDS = ("in-process", "in-process, copied", "unix socket", "tls", "relay")
 
 UnaryHandler = Callable[[Any, Any], Awaitable[Any]]
 StreamHandler = Callable[[Any, Any], AsyncGenerator[Any, None]]
@@ -198,7 +200,7 @@ def open_link(tmp_path: Path, certificate: Certificate) -> Opener:
     """Opens a link of a kind: `async with open_link(kind, max_message_bytes=None) as link`."""
 
     def listen(server: Any, kind: str) -> str:
-        if kind == "unix socket":
+        if kind in ("unix socket", "relay"):
             target = f"unix:{tmp_path}/socket"
             server.add_insecure_port(target)
             return target
@@ -206,7 +208,7 @@ def open_link(tmp_path: Path, certificate: Certificate) -> Opener:
         return f"localhost:{server.add_secure_port('localhost:0', credentials)}"
 
     def connect(target: str, kind: str, options: Any) -> grpc.aio.Channel:
-        if kind == "unix socket":
+        if kind in ("unix socket", "relay"):
             return grpc.aio.insecure_channel(target, options)
         credentials = grpc.ssl_channel_credentials(certificate.authority)
         return grpc.aio.secure_channel(target, credentials, options)
@@ -218,6 +220,10 @@ def open_link(tmp_path: Path, certificate: Certificate) -> Opener:
         server: Any = InProcessServer() if kind.startswith("in-process") else grpc.aio.server(options=limit)
         raw_chat_pb2_grpc.add_RawChatServiceServicer_to_server(servicer, server)
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        carried = InProcessServer()
+        if kind == "relay":
+            raw_chat_pb2_grpc.add_RawChatServiceServicer_to_server(servicer, carried)
+            relay_pb2_grpc.add_RelayServiceServicer_to_server(RelayServicer(carried, "core_1"), server)
         if isinstance(server, InProcessServer):
             copied = kind == "in-process, copied"
             channel: Any = server.channel(copy_messages=copied, max_message_bytes=max_message_bytes)
@@ -225,10 +231,16 @@ def open_link(tmp_path: Path, certificate: Certificate) -> Opener:
             target = listen(server, kind)
             await server.start()
             channel = connect(target, kind, limit)
+            channel = RelayChannel(channel) if kind == "relay" else channel
         async with channel:
             await channel.channel_ready()  # no test's deadline pays for the handshake
+            while kind == "relay" and not channel.streams.core_ids:  # noqa: ASYNC110 - what it waits for has no event
+                await asyncio.sleep(0.005)
             yield Link(kind, server, channel, servicer, health)
+            if kind == "relay":
+                assert not channel.calls
         await server.stop(None)
+        await carried.stop(None)
         if isinstance(server, InProcessServer):
             assert not server.calls
 

@@ -75,6 +75,8 @@ async def test_stop_cancels_what_outlasts_its_grace(link: Any, grace_s: float | 
 
 async def test_stop_waits_for_what_ends_in_time(link: Any) -> None:
     """Within the grace calls end as they would; new ones are refused with UNAVAILABLE all the while."""
+    if link.kind == "relay":
+        pytest.skip("a stream does not know of the grace: what it carries is refused by its handlers, after a drain")
     calls = await under_way(link, 0.1)
     stopping = asyncio.ensure_future(link.server.stop(5))
     await asyncio.sleep(0.02)

@@ -33,6 +33,7 @@ OPEN = {
     "Health/Watch",
     "PaymentService/GetTestPaymentPage",
     "PaymentService/HandleWebhook",
+    "RelayService/Relay",
     "ServerReflection/ServerReflectionInfo",
 }
 FOR_KEYS = {
