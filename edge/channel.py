@@ -39,8 +39,21 @@ _SERVICE_CONFIG: Final = {
 
 def open_channel(settings: EdgeSettings) -> grpc.aio.Channel:
     """A channel to `settings.core`; connects by itself. Raises BadSetting for files or a target it cannot use."""
+    options = channel_options(settings)
+    if settings.core_ca is None:
+        if not _is_local(settings.core):
+            raise BadSetting(f"core = {settings.core!r} is another machine: keys go there, so core_ca is needed")
+        return RelayChannel(grpc.aio.insecure_channel(settings.core, options))
+    files = (settings.core_ca, settings.core_key, settings.core_cert)
+    authority, key, certificate = (_read(file) for file in files)
+    credentials = grpc.ssl_channel_credentials(authority, key, certificate)
+    return RelayChannel(grpc.aio.secure_channel(settings.core, credentials, options))
+
+
+def channel_options(settings: EdgeSettings) -> list[tuple[str, object]]:
+    """Limits, load balancing, retries and keepalive, as gRPC's channel arguments."""
     message_bytes = settings.body_limit_bytes + 64 * 1024
-    options: list[tuple[str, object]] = [
+    return [
         ("grpc.max_send_message_length", message_bytes),
         ("grpc.max_receive_message_length", ANSWER_LIMIT_BYTES),
         ("grpc.per_rpc_retry_buffer_size", message_bytes + MIB),
@@ -52,14 +65,6 @@ def open_channel(settings: EdgeSettings) -> grpc.aio.Channel:
         ("grpc.enable_http_proxy", 0),
         ("grpc.service_config", msgspec.json.encode(_SERVICE_CONFIG).decode()),
     ]
-    if settings.core_ca is None:
-        if not _is_local(settings.core):
-            raise BadSetting(f"core = {settings.core!r} is another machine: keys go there, so core_ca is needed")
-        return RelayChannel(grpc.aio.insecure_channel(settings.core, options))
-    files = (settings.core_ca, settings.core_key, settings.core_cert)
-    authority, key, certificate = (_read(file) for file in files)
-    credentials = grpc.ssl_channel_credentials(authority, key, certificate)
-    return RelayChannel(grpc.aio.secure_channel(settings.core, credentials, options))
 
 
 def _read(file: str | None) -> bytes | None:

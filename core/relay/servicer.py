@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc.aio
 from worldrouter.v1 import relay_pb2, relay_pb2_grpc
@@ -13,6 +15,8 @@ from core.inprocess import InProcessServer
 from core.inprocess.route import Route
 from core.relay.stream import Stream
 from core.services import Context
+
+_log = logging.getLogger(__name__)
 
 
 class RelayServicer(relay_pb2_grpc.RelayServiceServicer):
@@ -35,7 +39,7 @@ class RelayServicer(relay_pb2_grpc.RelayServiceServicer):
         if self._draining:
             stream.send_drain()
         self._streams.add(stream)
-        writer = stream.loop.create_task(_write(stream, context))
+        writer = stream.loop.create_task(_write(stream, context, asyncio.current_task()))
         try:
             await stream.carry(requests)
             await writer  # a status sent while it writes would be an error of the library's
@@ -45,8 +49,8 @@ class RelayServicer(relay_pb2_grpc.RelayServiceServicer):
             self._streams.discard(stream)
             if not self._streams:
                 self._idle.set()
-        if stream.mistake is not None:
-            raise stream.mistake
+        if stream.failure is not None:
+            raise stream.failure
 
     def drain(self) -> None:
         """Ask callers to begin no more calls here."""
@@ -64,7 +68,12 @@ class RelayServicer(relay_pb2_grpc.RelayServiceServicer):
                 await self._idle.wait()
 
 
-async def _write(stream: Stream, context: Context) -> None:
-    with contextlib.suppress(grpc.aio.BaseError):  # the caller is gone, which the handler learns by itself
+async def _write(stream: Stream, context: Context, handler: asyncio.Task[Any] | None) -> None:
+    try:
         while (response := await stream.outbox.next()) is not None:
             await context.write(response)
+    except Exception as error:
+        if not isinstance(error, grpc.aio.BaseError):  # which says that the caller is gone
+            _log.exception("A relay's stream broke")
+        if handler is not None:
+            handler.cancel()

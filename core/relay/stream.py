@@ -42,8 +42,8 @@ class Stream:
         self.server = server
         self.outbox = Outbox(self.loop, relay_pb2.RelayResponse)
         self.peer = peer
-        self.mistake: InvalidRequest | None = None
-        """What the caller did wrong, at the end of `carry`."""
+        self.failure: Exception | None = None
+        """What ended `carry`: most often a mistake of the caller's."""
         self._routes = routes
         self._calls: dict[int, CarriedCall] = {}
         self._last_id = 0
@@ -51,12 +51,12 @@ class Stream:
     # From the caller
 
     async def carry(self, requests: AsyncIterator[relay_pb2.RelayRequest]) -> None:
-        """Do what the caller says, until it half-closes or makes a `mistake`; then nothing runs any more."""
+        """Do what the caller says until it half-closes, or something fails; then nothing runs any more."""
         try:
             async for request in requests:
                 self._take(request)
-        except InvalidRequest as mistake:
-            self.mistake = mistake
+        except Exception as failure:
+            self.failure = failure
         self.break_off()
         self.outbox.close()
 

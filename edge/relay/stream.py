@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import Any
 
 import grpc
@@ -14,6 +15,8 @@ from worldrouter.calls.wire import Status
 from worldrouter.v1 import relay_pb2
 
 from edge.relay.call import RelayedCall
+
+_LOGGER = logging.getLogger(__name__)
 
 RpcOfStream = Any
 """A grpc.aio.StreamStreamCall of the service, whose `read` is typed as if it gave objects."""
@@ -66,10 +69,14 @@ class RelayStream:
             self._outbox.close()
 
     async def _write(self) -> None:
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # which `run` learns by itself
+        try:
             while (request := await self._outbox.next()) is not None:
                 await self._rpc.write(request)
             await self._rpc.done_writing()
+        except Exception as error:
+            if not isinstance(error, grpc.aio.AioRpcError | asyncio.InvalidStateError):  # which say that it is over
+                _LOGGER.exception("The stream to %s broke", self.core_id)
+            self._rpc.cancel()
 
     # From the core
 

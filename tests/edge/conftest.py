@@ -177,7 +177,7 @@ class FakeCore(raw_chat_pb2_grpc.RawChatServiceServicer, routing_pb2_grpc.Routin
 @pytest.fixture
 def transport() -> str:
     """What is between edge and core; a test file that holds for the other TRANSPORTS too says so."""
-    return __import__("os").environ.get("TR", "grpc")
+    return "grpc"
 
 
 @pytest.fixture

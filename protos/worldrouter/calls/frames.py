@@ -36,39 +36,43 @@ class Outbox(Generic[Batch]):
         self._loop = loop
         self._full: deque[Batch] = deque()
         self._open_bytes = 0
-        self._waiting = self._closed = False
+        self._pending = self._closed = False
         self._writer: asyncio.Future[None] | None = None
 
     def added(self, size_bytes: int = 0) -> None:
         """A frame was put into `open`; its size, unless it is always small."""
+        self._pending = True
         self._open_bytes += size_bytes
         if self._open_bytes >= BATCH_BYTES:
-            self._full.append(self.open)
-            self.open, self._open_bytes = self._make(), 0
-        if not self._waiting:
-            self._waiting = True
-            if self._writer is not None:
-                if not self._writer.done():
-                    self._writer.set_result(None)
-                self._writer = None
+            self._full.append(self._swap())
+        if self._writer is not None:
+            self._wake()
 
     def close(self) -> None:
         """Nothing will be added any more."""
         self._closed = True
-        self.added()
+        self._wake()
 
     async def next(self) -> Batch | None:
         """The next batch, when there is anything to say; None at the end."""
-        if not self._waiting:
+        while not self._full:
+            if self._pending:
+                return self._swap()
+            if self._closed:
+                return None
             self._writer = self._loop.create_future()
             await self._writer
-        if self._full:
-            return self._full.popleft()
-        if self._closed:
-            return None
+        return self._full.popleft()
+
+    def _swap(self) -> Batch:
         batch, self.open = self.open, self._make()
-        self._open_bytes, self._waiting = 0, False
+        self._open_bytes, self._pending = 0, False
         return batch
+
+    def _wake(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None and not writer.done():
+            writer.set_result(None)
 
 
 def add_entries(frames: Any, entries: Entries) -> None:
