@@ -35,6 +35,12 @@ STATUSES = {
 """Reason by reason the gRPC status of `error_reason.proto`."""
 
 
+@pytest.fixture(params=["grpc", "relay"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """All of this holds whatever the channel is."""
+    return str(request.param)
+
+
 def failing(core: Any, *args: Any, admitted: bool = True, **more: Any) -> None:
     """Make both chat RPCs fail so; `admitted` sends initial metadata first, which ends the channel's retries."""
 
