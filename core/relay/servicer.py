@@ -72,6 +72,7 @@ async def _write(stream: Stream, context: Context, handler: asyncio.Task[Any] | 
     try:
         while (response := await stream.outbox.next()) is not None:
             await context.write(response)
+            del response  # megabytes perhaps
     except Exception as error:
         if not isinstance(error, grpc.aio.BaseError):  # which says that the caller is gone
             _log.exception("A relay's stream broke")

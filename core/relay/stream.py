@@ -55,6 +55,7 @@ class Stream:
         try:
             async for request in requests:
                 self._take(request)
+                del request  # many requests perhaps
         except Exception as failure:
             self.failure = failure
         self.break_off()

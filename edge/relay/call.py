@@ -62,6 +62,11 @@ class RelayedCall(Wire):
 
     # From the stream
 
+    def open(self, initial: Entries) -> None:
+        """Initial metadata came: the call is not repeated from now on."""
+        self._request = None
+        super().open(initial)
+
     def receive(self, data: bytes) -> None:
         """A message came."""
         try:

@@ -54,6 +54,7 @@ class RelayStream:
             with contextlib.suppress(grpc.aio.AioRpcError):
                 while (response := await self._rpc.read()) is not grpc.aio.EOF:
                     self._take(response)
+                    del response  # megabytes perhaps, which nobody needs while the next one is awaited
         finally:
             self.draining = True
             writer.cancel()
@@ -72,6 +73,7 @@ class RelayStream:
         try:
             while (request := await self._outbox.next()) is not None:
                 await self._rpc.write(request)
+                del request
             await self._rpc.done_writing()
         except Exception as error:
             if not isinstance(error, grpc.aio.AioRpcError | asyncio.InvalidStateError):  # which say that it is over

@@ -201,7 +201,7 @@ def open_link(tmp_path: Path, certificate: Certificate) -> Opener:
 
     def listen(server: Any, kind: str) -> str:
         if kind in ("unix socket", "relay"):
-            target = f"unix:{tmp_path}/socket"
+            target = f"unix:{tmp_path}/{kind[:5]}"
             server.add_insecure_port(target)
             return target
         credentials = grpc.ssl_server_credentials([(certificate.key, certificate.chain)])

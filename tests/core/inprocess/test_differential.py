@@ -130,6 +130,7 @@ bounded = settings(
 async def run_unary(link: Any, plan: Plan) -> Any:
     """Outcome and the handler's end of a unary call."""
     handler = Handler(plan)
+    link.servicer.ended = asyncio.Queue()  # over a relay what ends with UNAVAILABLE before it began is run twice
     link.servicer.unary = handler.unary
     options = {"timeout": DEADLINE_S} if plan.client == "deadline" else {}
     if plan.client != "cancel":
@@ -147,6 +148,7 @@ async def run_unary(link: Any, plan: Plan) -> Any:
 async def run_stream(link: Any, plan: Plan) -> Any:
     """Outcome and the handler's end of a streamed call."""
     handler = Handler(plan)
+    link.servicer.ended = asyncio.Queue()
     link.servicer.stream = handler.stream
     options = {"timeout": DEADLINE_S} if plan.client == "deadline" else {}
     call = link.open(**options)
