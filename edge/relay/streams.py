@@ -61,6 +61,8 @@ class RelayStreams:
         delay_s = FIRST_LOOK_S
         while True:
             found = await self._look()
+            if self._closing():  # grpc.aio may have swallowed the cancellation, in the task that prepares a call
+                return
             delay_s = FIRST_LOOK_S if found else min(2 * delay_s, LAST_LOOK_S)
             try:
                 async with asyncio.timeout(delay_s):
