@@ -1,4 +1,4 @@
-"""The channel to the core over gRPC: limits, load balancing, retries, TLS; chats over one stream to each core."""
+"""The channel to the core over gRPC: limits, load balancing, retries, TLS; if wanted, chats over one stream to each core."""
 
 from __future__ import annotations
 
@@ -43,11 +43,15 @@ def open_channel(settings: EdgeSettings) -> grpc.aio.Channel:
     if settings.core_ca is None:
         if not _is_local(settings.core):
             raise BadSetting(f"core = {settings.core!r} is another machine: keys go there, so core_ca is needed")
-        return RelayChannel(grpc.aio.insecure_channel(settings.core, options))
+        return _relayed(grpc.aio.insecure_channel(settings.core, options), settings)
     files = (settings.core_ca, settings.core_key, settings.core_cert)
     authority, key, certificate = (_read(file) for file in files)
     credentials = grpc.ssl_channel_credentials(authority, key, certificate)
-    return RelayChannel(grpc.aio.secure_channel(settings.core, credentials, options))
+    return _relayed(grpc.aio.secure_channel(settings.core, credentials, options), settings)
+
+
+def _relayed(channel: grpc.aio.Channel, settings: EdgeSettings) -> grpc.aio.Channel:
+    return RelayChannel(channel) if settings.relay else channel
 
 
 def channel_options(settings: EdgeSettings) -> list[tuple[str, object]]:

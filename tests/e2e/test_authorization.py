@@ -28,6 +28,8 @@ OPEN = {
     "Health/Check",
     "Health/List",
     "Health/Watch",
+    "PaymentService/GetTestPaymentPage",
+    "PaymentService/HandleWebhook",
     "RelayService/Relay",
     "ServerReflection/ServerReflectionInfo",
 }

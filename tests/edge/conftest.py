@@ -239,7 +239,7 @@ async def start_edge(core: FakeCore) -> AsyncIterator[Callable[..., Awaitable[Ed
     edges: list[Edge] = []
 
     async def start(**changes: Any) -> Edge:
-        settings = EdgeSettings(**{"port": 0, "core": core.target, **changes})
+        settings = EdgeSettings(**{"port": 0, "core": core.target, "relay": core.relay is not None, **changes})
         registry = CollectorRegistry()
         channel = core.channel(settings)
         if core.relay is not None and settings.core == core.target:

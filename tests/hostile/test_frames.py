@@ -135,7 +135,7 @@ async def survive(router: Any, count: int) -> None:
 
 async def test_hostile_frames_are_refused(scripted_router: Any) -> None:
     """Answered or refused as the caller's mistake, with a request id; the router works on."""
-    await survive(scripted_router, 3_000)
+    await survive(scripted_router, 1_500)
 
 
 @pytest.mark.slow

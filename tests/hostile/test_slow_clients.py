@@ -1,6 +1,6 @@
 """Clients by the hundred that read nothing, or send a byte now and then: cut in time, cheap meanwhile, in nobody's way.
 
-Each test runs with shorter time limits too; the full one, with the defaults, is among the slow ones.
+Each test runs with shorter time limits too; the full one, with the defaults, is among the long ones.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ ROUND = 200
 short_and_full = pytest.mark.parametrize(
     ("limit_s", "settings", "count"),
     [
-        pytest.param(SHORT_LIMIT_S, SHORT, 100, id="short"),
-        pytest.param(DEFAULT_LIMIT_S, "", 1_000, id="full", marks=[pytest.mark.slow, pytest.mark.timeout(300)]),
+        pytest.param(SHORT_LIMIT_S, SHORT, 100, id="short", marks=pytest.mark.slow),
+        pytest.param(DEFAULT_LIMIT_S, "", 1_000, id="full", marks=[pytest.mark.long, pytest.mark.timeout(300)]),
     ],
 )
 
@@ -167,7 +167,7 @@ async def fallen_to(router: Any, count: int) -> float:
     ("limit_s", "settings", "count"),
     [
         pytest.param(SHORT_LIMIT_S, SHORT, 40, id="short", marks=pytest.mark.slow),
-        pytest.param(DEFAULT_LIMIT_S, "", 200, id="full", marks=[pytest.mark.slow, pytest.mark.timeout(300)]),
+        pytest.param(DEFAULT_LIMIT_S, "", 200, id="full", marks=[pytest.mark.long, pytest.mark.timeout(300)]),
     ],
 )
 async def test_stalled_readers(

@@ -89,7 +89,7 @@ CASES = [
         scene,
         stream,
         id=f"{scene.name}-{'stream' if stream else 'whole'}",
-        marks=[pytest.mark.slow] if outcome in (LATE, CUT_LATE) else [],
+        marks=pytest.mark.slow,
     )
     for scene in SCENES
     for stream, outcome in ((False, scene.whole), (True, scene.stream))
@@ -118,6 +118,7 @@ async def test_hostile_upstream(routed: Any, far: FarEnd, scene: Scene, stream: 
     assert outcome[0] == 200 or charged[0] == 0
 
 
+@pytest.mark.slow
 async def test_nothing_leaks(routed: Any, far: FarEnd) -> None:
     """Of all these, six at once, only idle connections stay; an answer that fails leaves its memory at once."""
     before, before_bytes = routed.descriptors(), memory_bytes(routed.process.pid)
