@@ -6,6 +6,7 @@ It prints its port, on loopback, and serves until it is ended. It writes a line 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import sys
@@ -36,7 +37,12 @@ class Upstream:
         self._log.write(json.dumps(told) + "\n")
         self._log.flush()
         answer = web.StreamResponse(headers={"content-type": "text/event-stream"})
-        await answer.prepare(request)
+        with contextlib.suppress(ConnectionError):  # the router was killed
+            await answer.prepare(request)
+            await self._tell(answer, chunks, told)
+        return answer
+
+    async def _tell(self, answer: web.StreamResponse, chunks: int, told: dict[str, int]) -> None:
         for _ in range(chunks):
             choice = {"index": 0, "delta": {"content": "word "}, "finish_reason": None}
             await answer.write(event(choices=[choice]))
@@ -45,7 +51,6 @@ class Upstream:
         await answer.write(event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}]))
         await answer.write(event(choices=[], usage=usage | {"total_tokens": sum(usage.values())}))
         await answer.write(b"data: [DONE]\n\n")
-        return answer
 
 
 async def serve(log: TextIO) -> None:
