@@ -81,13 +81,14 @@ class Scene:
         return self.folder / "upstream.jsonl"
 
     async def until_live(self, crowd: Crowd, share: float) -> None:
-        """Wait until so many of the streams run, then a moment more."""
+        """Wait until so many of the streams run, and a moment later still do."""
         deadline_s = time.monotonic() + READY_TIMEOUT_S
-        while crowd.live < share * self.plan.streams:
+        while True:
+            await asyncio.sleep(random.uniform(0.1, 1.0))  # time to notice what was killed before
+            if crowd.live >= share * self.plan.streams:
+                break
             if time.monotonic() > deadline_s:
                 raise AssertionError(f"{crowd.live} streams run: {crowd.outcomes}")
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(random.uniform(0.0, 1.0))
         self.live.append(crowd.live)
 
     def check(self, database: str) -> dict[str, Any]:

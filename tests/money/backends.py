@@ -128,13 +128,17 @@ class Sqlite:
 
 
 class Postgres:
-    """A migrated database, and three cores. Its clock cannot be moved: what it has written down is."""
+    """A migrated database, and three cores. Its clock cannot be moved: what it has written down is.
 
-    def __init__(self, loop: SteppedLoop, url: str) -> None:
+    The cores reach it by the Unix socket in the folder `through`, if one is given.
+    """
+
+    def __init__(self, loop: SteppedLoop, url: str, *, through: Path | None = None) -> None:
         self.loop = loop
         self.core_count = 3
         self.skew_s = 0.0
         self._url = url
+        self._through = through
         self._store: Any = None
         self._connection: Any = None
         self._reading = asyncio.Lock()
@@ -143,7 +147,8 @@ class Postgres:
         with self.loop.outside():
             if self._store is None:
                 url = make_url(self._url)
-                self._store = await open_store(self._url)
+                near = url if self._through is None else url.update_query_dict({"host": str(self._through)})
+                self._store = await open_store(near.render_as_string(hide_password=False))
                 self._connection = await asyncpg.connect(
                     user=url.username, database=url.database, host=str(url.query["host"])
                 )

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+PATIENCE_S = 0.5
+"""Real seconds in which a real database answers; after them it is the store itself that waits for a timer."""
 OUTSIDE_TIMEOUT_S = 60.0
-"""How long a real database may take for one call, in real seconds."""
+"""How long a real database may take when there is no timer either, in real seconds."""
 
 
 class Stuck(AssertionError):
@@ -24,10 +26,11 @@ class _Selector(selectors.DefaultSelector):
         if ready or (timeout is not None and timeout <= 0):
             return ready
         if self.loop.is_outside:
-            ready = super().select(OUTSIDE_TIMEOUT_S)
-            if not ready:
+            ready = super().select(OUTSIDE_TIMEOUT_S if timeout is None else PATIENCE_S)
+            if ready:
+                return ready
+            if timeout is None:
                 raise Stuck("the database does not answer")
-            return ready
         if timeout is None:
             raise Stuck("nothing will ever happen")
         self.loop.now_s += timeout
