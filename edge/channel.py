@@ -1,4 +1,4 @@
-"""The channel to the core over gRPC: limits, load balancing, retries, TLS; if wanted, chats over one stream to each core."""
+"""The channel to the core: limits, load balancing, retries, TLS; if wanted, chats over one stream to each core."""
 
 from __future__ import annotations
 

@@ -177,8 +177,8 @@ class Connection(asyncio.Protocol):
             self._finish(exchange)
         elif self._unproductive_bytes > MAX_HEAD_BYTES:
             self._break(exchange, UpstreamFailed("The upstream's answer has too large a head."))
-        elif exchange.arrived(len(data)) > MAX_UNREAD_BYTES and not self._paused:
-            self._paused = True
+        elif exchange.arrived(len(data)) > MAX_UNREAD_BYTES and exchange.pieces and not self._paused:
+            self._paused = True  # with nothing for the reader to take, nobody would read on
             self._transport.pause_reading()
 
     def eof_received(self) -> None:
