@@ -346,10 +346,10 @@ class Escrow:
         return got is not None
 
     async def _acquire(self, account_id: str, want: int) -> Lease | None:
-        lease_id = self._new_lease_id()
+        lease_id, asked_s = self._new_lease_id(), self._clock()
         self._changing.add(lease_id)
         try:
-            return await _repeated(
+            got = await _repeated(
                 lambda: self._store.acquire(
                     lease_id=lease_id,
                     account_id=account_id,
@@ -361,6 +361,10 @@ class Escrow:
             )
         finally:
             self._changing.discard(lease_id)
+        if got is not None and self._clock() - asked_s > self._settings.lease_ttl_s / 2:
+            # No renewal has noticed if it was closed since. If it was not, `renew` closes it: nobody knows it.
+            raise StoreUnavailable(f"the answer that granted {lease_id} is too old")
+        return got
 
     async def _give_back(self, account: _Account) -> None:
         lease = account.lease

@@ -129,6 +129,25 @@ async def test_a_lease_that_is_being_acquired_is_not_taken_for_a_stray(
     await store.settled(escrow, hold, 5, "r")
 
 
+async def test_a_lease_whose_grant_was_told_too_late_is_not_used(
+    escrow: Escrow, store: Any, fund: Fund, clock: Any, rows: Rows
+) -> None:
+    """It may have been reaped since, and no renewal asked for it: whoever waits is refused, and it is closed."""
+    await fund("a", 3 * USD)
+    store.faults["acquire"] = ["hang after"]
+    waiting = asyncio.ensure_future(escrow.hold("a", USD))
+    await store.called("acquire")
+    clock.now_s += 15.1
+    await escrow.renew()
+    store.resume.set()
+    with pytest.raises(ServiceUnavailable):
+        await waiting
+    await escrow.renew()
+    assert rows("SELECT state FROM leases") == [("closed",)]
+    assert await store.available() == 3 * USD
+    escrow.release(await escrow.hold("a", USD))
+
+
 async def test_one_failure_of_the_store_refuses_nobody(escrow: Escrow, store: Any, fund: Fund, rows: Rows) -> None:
     """Both ways to get money are safe to repeat, and are repeated."""
     await fund("a", 3 * USD)
