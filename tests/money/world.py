@@ -293,7 +293,8 @@ class World:
 
     async def _maintain(self, core: Core) -> None:
         asked_s = self.loop.now_s
-        closed = {lease_id for lease_id, lease in (await self.backend.books()).leases.items() if not lease.active}
+        books = await asyncio.shield(self.backend.books())  # a core that is killed does not break off our reading
+        closed = {lease_id for lease_id, lease in books.leases.items() if not lease.active}
         try:
             await core.escrow.renew()
             core.renewed_s = asked_s
