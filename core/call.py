@@ -11,6 +11,8 @@ from contextvars import ContextVar
 
 import msgspec
 
+from storage.records import Limit
+
 
 class Role(enum.Enum):
     """What a credential is; `core.access.authorization` says what each may call."""
@@ -22,12 +24,29 @@ class Role(enum.Enum):
     OPERATOR = "operator"
 
 
+class Policy(msgspec.Struct, frozen=True):
+    """What binds a credential besides its account's balance: the limits of its account, of all accounts above that
+    and of its key, outermost first; the IDs of the models it may use (None: all)."""
+
+    limits: tuple[Limit, ...]
+    models: frozenset[str] | None
+
+
 class Caller(msgspec.Struct, frozen=True, gc=False):
-    """An authenticated credential. The operator acts on the default account; an anonymous caller has none."""
+    """An authenticated credential. The operator acts on the default account; an anonymous caller has none.
+
+    `account_id` owns the key, `payer_id` (the account itself, or the root of the tree that it is in) pays for it.
+    """
 
     role: Role
     account_id: str
     key_id: str | None
+    payer_id: str = ""
+    policy: Policy | None = None
+
+    def __post_init__(self) -> None:
+        if not self.payer_id:
+            msgspec.structs.force_setattr(self, "payer_id", self.account_id)
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):

@@ -44,6 +44,12 @@ chain_head       the end of a chain, or the sums there, are not those of its ent
 UsageDimension = Literal["day", "account", "api_key", "model"]
 """What usage is summed up by."""
 
+LimitMeasure = Literal["spend", "requests", "tokens", "concurrency"]
+"""What a limit counts: nanodollars charged, requests, tokens (input and output), requests that run at once."""
+LimitPeriod = Literal["lifetime", "month", "day", "minute", "now"]
+"""Over what a limit counts: spend by lifetime, calendar month or day (UTC), requests and tokens by minute,
+concurrency by now."""
+
 HOUSE_PAYMENTS = "house_payments"
 """Account that payments come from; its balance is the negative of all money ever paid in."""
 HOUSE_FEES = "house_fees"
@@ -64,6 +70,19 @@ class Once:
     scope: str
     key: str
     body_hash: bytes
+
+
+class Limit(msgspec.Struct, frozen=True, gc=False):
+    """A bound on what an account (with all below it) or a key may use. `amount` is in the measure's unit, 0 or more.
+
+    `id` stays the same when the amount is changed; `owner_id` is an account's or a key's.
+    """
+
+    id: str
+    owner_id: str
+    measure: LimitMeasure
+    period: LimitPeriod
+    amount: int
 
 
 @dataclass(frozen=True, slots=True)

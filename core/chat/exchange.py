@@ -89,7 +89,7 @@ class Exchange:
         model = self.model = pipeline.catalog.require(envelope.model, see_hidden=self.call.caller.role is Role.OPERATOR)
         if self._stream and not model.streaming:
             raise InvalidRequest(f"The model {model.id!r} cannot stream.", param="stream")
-        reserved = await pipeline.admission.reserve(self.call.caller.account_id, envelope, model)
+        reserved = await pipeline.admission.reserve(self.call.caller.payer_id, envelope, model)
         self._lowered = reserved.lowered
         self._most_output = reserved.estimate.output_tokens
         self._meter = Meter(
@@ -443,7 +443,7 @@ class Exchange:
             model=self.model.id if self.model is not None else "",
             endpoint=endpoint.name if endpoint is not None else "",
             provider=endpoint.provider if endpoint is not None else "",
-            account_id=self.call.caller.account_id,
+            account_id=self.call.caller.payer_id,
             key_id=self.call.caller.key_id or "",
             client_request_id=self.call.client_request_id,
             error_reason=reason,

@@ -161,7 +161,7 @@ class Meter:
     def _settlement(self, outcome: Outcome, tokens: TokenCounts, charge: int, shortfall: int) -> Settlement:
         return Settlement(
             request_id=self._call.request_id,
-            account_id=self._call.caller.account_id,
+            account_id=self._call.caller.payer_id,
             lease_id=self._hold.lease.id if self._hold is not None else None,
             amount_nano_usd=charge,
             shortfall_nano_usd=shortfall,
