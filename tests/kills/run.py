@@ -23,7 +23,7 @@ from sqlalchemy import make_url
 
 from tests.e2e.conftest import Launcher, Router
 from tests.kills.crowd import Crowd
-from tests.postgres import postgres
+from tests.postgres import databases
 
 ROOT = Path(__file__).parents[2]
 INPUT_USD, OUTPUT_USD = 1, 2
@@ -209,8 +209,8 @@ async def prove(folder: Path, sqlite_kills: int, postgres_kills: int, streams: i
             if name == "SQLite":
                 found = await kill_serve(on)
             else:
-                with postgres(folder) as url:
-                    found = await kill_apart(on, url)
+                with databases(folder) as new_database:
+                    found = await kill_apart(on, new_database())
         found["seconds"] = round(time.monotonic() - began_s)
         sys.stdout.write(f"{name}: {json.dumps(found, indent=1)}\n")
         sys.stdout.flush()

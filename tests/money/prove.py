@@ -21,7 +21,7 @@ from tests.money.backends import Backend, Memory, Postgres, Sqlite
 from tests.money.books import Violation
 from tests.money.loop import SteppedLoop, Stuck
 from tests.money.machine import STEPS, play
-from tests.postgres import postgres
+from tests.postgres import databases
 
 ROOT = Path(__file__).parents[2]
 BUGS = Path(__file__).with_name("bugs")
@@ -73,7 +73,8 @@ def backend_of(name: str, loop: SteppedLoop, folder: Path) -> Iterator[Backend]:
         asyncio.run(migrate(f"sqlite+aiosqlite:///{template}"))
         yield Sqlite(loop, template, folder)
     else:
-        with postgres(folder) as url:
+        with databases(folder) as new_database:
+            url = new_database()
             asyncio.run(migrate(url))
             yield Postgres(loop, url)
 
