@@ -22,6 +22,7 @@ PURE = frozenset(
         "core.chat.answers",
         "core.catalog",
         "core.chat.chunks",
+        "core.chat.halves",
         "core.chat.counting",
         "core.chat.dispatch",
         "core.chat.envelope",

@@ -11,6 +11,7 @@ from types import MappingProxyType
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from core.chat.halves import without_halves
 from core.chat.tool_calls import produced_bytes
 from core.errors import UpstreamFailed
 from core.money.usage import TokenCounts, parse_usage, usage_json
@@ -69,7 +70,11 @@ def read_answer(body: bytes) -> Answer:
     try:
         if not body.isascii():
             body.decode()
-        view = _answer_decoder.decode(body)
+        try:
+            view = _answer_decoder.decode(body)
+        except msgspec.DecodeError:
+            body = without_halves(body)
+            view = _answer_decoder.decode(body)
         fields = _object_decoder.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         raise UpstreamFailed("The upstream's answer is not a chat completion.") from None

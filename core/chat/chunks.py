@@ -18,6 +18,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from core.chat.halves import without_halves
 from core.chat.tool_calls import ToolCallNumbering, produced_bytes
 from core.errors import UpstreamFailed
 from core.money.usage import TokenCounts, merged_usage, parse_usage, usage_json
@@ -30,8 +31,6 @@ _EMPTY = (_NULL, Raw(b'""'))
 _ROLE = Raw(b'"assistant"')
 _TAIL_USAGE = b',"usage":null}'
 _DONE = b"[DONE]"
-_ESCAPES = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(?P<half>u[dD][89a-fA-F]..)|.)", re.DOTALL)
-"""JSON's escapes: a pair of surrogates, half of one, any other."""
 _OBJECT = Raw(b'"chat.completion.chunk"')
 _EVENT, _EVENT_END = b"data: ", b"\n\n"
 _BETWEEN_EVENTS = _EVENT_END + _EVENT
@@ -355,7 +354,7 @@ def _read(data: bytes) -> tuple[_Chunk, bytes]:
     try:
         chunk = _decode(data)
     except msgspec.DecodeError:
-        data = _ESCAPES.sub(_without_half, data)
+        data = without_halves(data)
         try:
             chunk = _decode(data)
         except msgspec.DecodeError:
@@ -391,10 +390,6 @@ def _texts(choices: list[_Choice]) -> tuple[Raw, ...]:
         for raw in (delta.content, delta.reasoning_content, delta.refusal, delta.tool_calls)
         if raw not in _EMPTY
     )
-
-
-def _without_half(escape: re.Match[bytes]) -> bytes:
-    return escape[0] if escape["half"] is None else rb"\ufffd"
 
 
 def _text_bytes(delta: _Delta) -> int:

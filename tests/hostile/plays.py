@@ -181,6 +181,7 @@ HTTP_SCENES = (
 BODY_SCENES = (
     whole("bad UTF-8", WHOLE.replace(WORDS, b"\xff\xfe"), FAILED),
     whole("half a surrogate in UTF-8", WHOLE.replace(WORDS, b"\xed\xa0\x80"), FAILED),
+    whole("half a surrogate", WHOLE.replace(WORDS, rb"\ud83d"), OK),
     whole("NUL", WHOLE.replace(WORDS, b"\x00"), FAILED),
     whole("depth", WHOLE.replace(b'"stop"', DEEP), FAILED),
     whole("an error with status 200", b'{"error":{"message":"no","code":"x"}}', FAILED),

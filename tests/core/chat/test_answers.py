@@ -173,3 +173,18 @@ def test_no_bytes_break_it(data: bytes, frame: bytes) -> None:
     """Whatever an upstream sends, it is an answer or it is UpstreamFailed."""
     with contextlib.suppress(UpstreamFailed):
         shown(frame % data)
+
+
+@pytest.mark.parametrize(
+    ("escaped", "text"),
+    [
+        (rb"a\ud83d", "a\ufffd"),
+        (rb"\ud83d b \ude00", "\ufffd b \ufffd"),
+        (rb"\ud83d\ude00\\ud83d", "\U0001f600\\ud83d"),
+    ],
+)
+def test_half_a_character_is_replaced(escaped: bytes, text: str) -> None:
+    """As in a stream: it costs nobody the answer, whichever field it is in; whole pairs stay."""
+    sent = json.dumps(answer(choice("X"), x="X")).encode().replace(b"X", escaped)
+    found = shown(sent)
+    assert (found["choices"][0]["message"]["content"], found["x"]) == (text, text)
