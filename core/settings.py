@@ -235,11 +235,12 @@ def convert(tables: Mapping[str, Any]) -> Settings:
     providers = tables.get("providers", {})
     if isinstance(providers, dict):  # one by one, so that an error can name the provider
         for name, table in providers.items():
-            _converted(table, ProviderSettings, f"providers.{name}")
-    return _converted(tables, Settings, "")
+            converted(table, ProviderSettings, f"providers.{name}")
+    return converted(tables, Settings)
 
 
-def _converted(tables: Any, kind: type[T], where: str) -> T:
+def converted(tables: Any, kind: type[T], where: str = "") -> T:
+    """What stands at `where` in the settings, as `kind`. BadSettings."""
     try:
         return msgspec.convert(tables, kind)
     except msgspec.ValidationError as error:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import sys
-from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
 from genai_prices.data import providers
-from genai_prices.types import ModelInfo, ModelPrice, StartDateConstraint, TieredPrices
+from genai_prices.types import ModelInfo
+
+from core.prices.published import published_price
 
 
 class Preset(NamedTuple):
@@ -85,13 +86,6 @@ PRESETS = (
 CONTEXT_TOKENS = {"gemini-2.5-pro": 1_048_576, "gemini-3.1-pro-preview": 1_048_576}
 """Where genai-prices states none."""
 
-PRICE_FIELDS = {
-    "input": "input_mtok",
-    "output": "output_mtok",
-    "cache_read": "cache_read_mtok",
-    "cache_write": "cache_write_mtok",
-}
-
 HEADER = """\
 # Models of {name} with their published prices, offered when {key_variable} is set. Written by scripts/presets.
 # Prices: genai-prices {version}, as of {today}, in µUSD per million tokens (the same number in pUSD per token).
@@ -116,35 +110,19 @@ endpoints = [{{ provider = "{provider}", model = "{id}" }}]
 """
 
 
-def price_in_force(model: ModelInfo, now: datetime.datetime) -> ModelPrice | None:
-    """None for a price that depends on the time of day, or that is known to change."""
-    for each in model.prices if isinstance(model.prices, list) else []:
-        if each.constraint is not None and not isinstance(each.constraint, StartDateConstraint):
-            return None
-        if each.constraint is not None and not each.constraint.active(now):
-            return None
-    return model.get_prices(now)
-
-
-def micro_usd(price: Decimal | TieredPrices | None) -> int | None:
-    """µUSD per million tokens of the lowest tier; None for a price that is no whole number of them."""
-    if price is None:
-        return None
-    amount = (price.base if isinstance(price, TieredPrices) else price) * 1_000_000
-    return int(amount) if amount == amount.to_integral_value() and amount > 0 else None
-
-
 def model_entry(preset: Preset, model: ModelInfo, now: datetime.datetime) -> str | None:
     """The model's part of the file; None when its price is not a plain number per token."""
-    found = price_in_force(model, now)
-    raw = {name: getattr(found, field, None) for name, field in PRICE_FIELDS.items()}
-    price = {name: micro_usd(value) for name, value in raw.items()}
+    price = published_price(model, now)
     context = model.context_window or CONTEXT_TOKENS.get(model.id)
-    if price["input"] is None or price["output"] is None or context is None:
+    if price is None or context is None:
         return None
-    tiers = [tier for value in raw.values() if isinstance(value, TieredPrices) for tier in value.tiers]
-    base_context = min([context, *(tier.start for tier in tiers)])
-    cached = {"cache_read": price["cache_read"] or price["input"], "cache_write": price["cache_write"] or 0}
+    base_context = min(context, price.prompt_tokens or context)
+    amounts = {
+        "input": price.input,
+        "output": price.output,
+        "cache_read": price.cache_read or price.input,
+        "cache_write": price.cache_write or 0,
+    }
     return MODEL.format(
         id=model.id,
         display_name=(model.name or model.id).replace("gpt ", "GPT-"),
@@ -152,7 +130,7 @@ def model_entry(preset: Preset, model: ModelInfo, now: datetime.datetime) -> str
         max_output_tokens=preset.max_output_tokens[model.id],
         context_tokens=base_context,
         context_comment=f"  # of {context}: longer prompts cost more" if base_context < context else "",
-        price=", ".join(f"{name} = {amount}" for name, amount in (price | cached).items()),
+        price=", ".join(f"{name} = {amount}" for name, amount in amounts.items()),
         provider=preset.name,
     )
 

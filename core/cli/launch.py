@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from worldrouter.v1 import metering_pb2
@@ -18,6 +20,9 @@ from core.cli.options import AnyFunction, Decorator, home_option
 from core.cli.output import one_line
 from core.cli.session import Session
 from core.home import Home
+
+if TYPE_CHECKING:
+    from core.prices.comparison import Compared
 
 PORT = click.IntRange(0, 65535)
 
@@ -194,6 +199,30 @@ def offline_restore(session: Session, config: Path | None, backup: Path, *, repl
     except (BadSettings, StoreError, OSError) as error:
         raise click.ClickException(one_line(str(error))) from error
     return database_url(settings, session.home).rpartition("@")[2].removeprefix("sqlite+aiosqlite:///")
+
+
+class Trouble(click.ClickException):
+    """Files could not be compared; exit status 2, as of `diff`."""
+
+    exit_code = 2
+
+
+def compared_prices(config: Path, now: datetime, *, write: bool) -> tuple[Sequence[Compared], str]:
+    """The models of a configuration file beside published prices; with `write` the file as it should be. Trouble."""
+    # Lazily, see above; nor need genai-prices be installed.
+    try:
+        from core.prices.comparison import compare, rewritten
+        from core.prices.published import PriceBook
+    except ModuleNotFoundError as error:
+        raise Trouble(f"worldrouter prices needs the package {error.name}: pip install 'worldrouter[prices]'") from None
+    from core.settings import BadSettings
+
+    try:
+        text = config.read_bytes().decode("utf-8")
+        found = compare(text, PriceBook(now).price)
+        return found, rewritten(text, found) if write else text
+    except (BadSettings, OSError, UnicodeDecodeError) as error:
+        raise Trouble(one_line(f"{config}: {error}")) from error
 
 
 Run = Callable[[Path | None, Home, dict[str, object]], int]
