@@ -388,7 +388,7 @@ async def test_a_lowered_limit_is_announced_and_sent(router: Any, model: str, en
     if endpoint == "e2":
         router.scripted("p1", status=500)
     exchange = router.open({"model": model, "max_tokens": None}, stream=False)
-    msgspec.structs.force_setattr(exchange.call.caller, "account_id", "poor")
+    msgspec.structs.force_setattr(exchange.call.caller, "payer_id", "poor")
     with exchange:
         await exchange.admit()
         announced = dict(exchange.metadata())
