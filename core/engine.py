@@ -73,6 +73,7 @@ class Engine:
         self.pipeline = self._make_pipeline(catalog, providers, observe, metrics.changed, client_gone)
         metrics.watch(
             in_flight=lambda: self.pipeline.in_flight,
+            drains=lambda: self.pipeline.drain_count,
             queue=lambda: self.ledger.depth,
             held_nano_usd=lambda: self.escrow.held_nano_usd,
             deviations=lambda: self.auditor.deviation_count,

@@ -87,6 +87,7 @@ class Metrics(Collector):
         self,
         *,
         in_flight: Callable[[], int],
+        drains: Callable[[], int],
         queue: Callable[[], int],
         held_nano_usd: Callable[[], int],
         deviations: Callable[[], int],
@@ -94,6 +95,7 @@ class Metrics(Collector):
         """Read these when the metrics are scraped."""
         self._gauges = {
             "worldrouter_requests_in_flight": ("Chat requests that are running.", in_flight),
+            "worldrouter_drains_in_flight": ("Those whose callers are gone and whose answers are read on.", drains),
             "worldrouter_ledger_queue_rows": ("Settlements that are not committed yet.", queue),
             "worldrouter_held_nano_usd": ("Money held by running requests, in nanodollars.", held_nano_usd),
             "worldrouter_core_audit_deviations": ("What did not add up at the last audit.", deviations),

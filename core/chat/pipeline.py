@@ -78,6 +78,11 @@ class Pipeline:
         """Requests that are running, those among them whose callers are gone but whose answers are read on."""
         return len(self._running)
 
+    @property
+    def drain_count(self) -> int:
+        """Of those the ones whose answers are read on."""
+        return len(self._drains)
+
     def open(self, call: Call, body: bytes, *, stream: bool) -> Exchange:
         """Begin a request; what follows is its `with` block."""
         exchange = Exchange(self, call, body, stream=stream)

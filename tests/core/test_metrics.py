@@ -124,11 +124,14 @@ def test_the_ledger_and_the_rpcs_are_counted(metrics: Metrics, value: Any) -> No
 
 
 def test_the_present_is_read_at_the_scrape(metrics: Metrics, value: Any) -> None:
-    """In flight, queued, held, and what the last audit found."""
+    """In flight, read on, queued, held, and what the last audit found."""
     now = [1]
-    metrics.watch(in_flight=lambda: now[0], queue=lambda: 2, held_nano_usd=lambda: 3, deviations=lambda: 4)
+    metrics.watch(
+        in_flight=lambda: now[0], drains=lambda: 5, queue=lambda: 2, held_nano_usd=lambda: 3, deviations=lambda: 4
+    )
     now[0] = 7
     assert value("worldrouter_requests_in_flight") == 7
+    assert value("worldrouter_drains_in_flight") == 5
     assert value("worldrouter_ledger_queue_rows") == 2
     assert value("worldrouter_held_nano_usd") == 3
     assert value("worldrouter_core_audit_deviations") == 4

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import sqlite3
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -118,3 +122,31 @@ async def test_absurd_usage_is_charged_within_the_hold(priced: Any, rows_of: Any
     assert LIMIT * OUT < amount == finished.cost_nano_usd == await spent(priced) < 200 * IN + LIMIT * OUT
     assert counted(priced, "worldrouter_shortfall_nano_usd_total") == shortfall
     assert counted(priced, "worldrouter_cost_nano_usd_total") == amount
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["stays", "leaves"])
+async def test_a_late_charge_is_counted_as_it_was_made(priced: Any, home: Any, rows_of: Any, leaves: bool) -> None:
+    """Its lease was closed meanwhile, and the account has 7 nUSD left: those are the charge, the rest is shortfall."""
+    script = usage(10, 20) | {"chunk_delay_ms": 50}
+    body = {"model": "m", "messages": [{"role": "user", "content": "one"}], "max_tokens": LIMIT, "script": script}
+    call = priced.stream(json.dumps(body).encode())
+    while not (await call.read()).HasField("chunks"):
+        pass
+    await asyncio.to_thread(take_away, home.database)
+    if leaves:
+        call.cancel()
+    await priced.rest_of(call)
+    while not (rows := rows_of("SELECT amount, shortfall FROM ledger WHERE kind = 'usage'")):
+        await asyncio.sleep(0.01)
+    ((amount, shortfall),) = rows
+    assert amount == 7
+    assert shortfall > OUT if leaves else shortfall == 10 * IN + 20 * OUT - 7
+    while counted(priced, "worldrouter_shortfall_nano_usd_total") != shortfall:
+        await asyncio.sleep(0.01)
+
+
+def take_away(database: Path) -> None:
+    """Close every lease, and leave 7 nUSD to the account."""
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("UPDATE leases SET state = 'closed'")
+        connection.execute("UPDATE accounts SET available = 7 WHERE id = 'default'")
