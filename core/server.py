@@ -158,6 +158,7 @@ class CoreServer:
             clock_us=_clock_us,
             monotonic_s=time.monotonic,
             on_revoked=self.engine.pipeline.cut_key,
+            model_ids=self._catalog.models,
             stream_total_s=settings.timeouts.total_s,
         )
         self._carried = InProcessServer()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import update
+from sqlalchemy import literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from storage.database import Database
-from storage.interfaces import Missing
+from storage.database import AnySelect, Database
+from storage.interfaces import Missing, NotPayer
 from storage.records import LedgerKind
 from storage.tables import accounts, ledger
 
@@ -38,8 +38,25 @@ async def enter(
 
 
 async def add_available(connection: AsyncConnection, account_id: str, amount: int) -> None:
-    """Add to what an account has; below 0 takes from it. Missing when there is no such account of a customer's."""
-    own = update(accounts).where(accounts.c.id == account_id, accounts.c.kind != "house")
-    changed = own.values(available=accounts.c.available + amount).returning(accounts.c.id)
-    if (await connection.execute(changed)).first() is None:
+    """Add to what an account has; below 0 takes from it. Missing, NotPayer as `require_payer`."""
+    await require_payer(connection, account_id)
+    own = update(accounts).where(accounts.c.id == account_id)
+    await connection.execute(own.values(available=accounts.c.available + amount))
+
+
+async def require_payer(connection: AsyncConnection, account_id: str) -> None:
+    """Missing when there is no such account of a customer's, NotPayer when it has a parent. Both never change."""
+    found = (await connection.execute(lineage(account_id).where(accounts.c.kind != "house"))).all()
+    if not found:
         raise Missing(f"there is no account {account_id!r}")
+    if len(found) > 1:
+        raise NotPayer(f"{found[0].id!r} pays for the account {account_id!r}", payer_id=found[0].id)
+
+
+def lineage(account_id: str) -> AnySelect:
+    """The accounts above one, outermost first, and itself at the end."""
+    own = select(accounts.c.id, accounts.c.parent_id, literal(0).label("level")).where(accounts.c.id == account_id)
+    line = own.cte("line", recursive=True)
+    above = select(accounts.c.id, accounts.c.parent_id, line.c.level + 1)
+    line = line.union_all(above.join(line, accounts.c.id == line.c.parent_id))
+    return select(accounts).join(line, accounts.c.id == line.c.id).order_by(line.c.level.desc())

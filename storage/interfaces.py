@@ -15,6 +15,7 @@ from typing import Protocol
 from storage.records import (
     UNVERSIONED,
     Account,
+    AccountChanges,
     AccountKind,
     ApiKey,
     AuditReport,
@@ -23,9 +24,11 @@ from storage.records import (
     Charge,
     Configuration,
     Deviation,
+    KeyChanges,
     Lease,
     LedgerEntry,
     LedgerSnapshot,
+    Limit,
     NewApiKey,
     NewPayment,
     Once,
@@ -79,6 +82,18 @@ class Missing(StoreError):
     """A row that the call names does not exist."""
 
 
+class NotPayer(StoreError):
+    """An account below another has no money of its own: `payer_id` pays for it."""
+
+    def __init__(self, message: str, *, payer_id: str) -> None:
+        super().__init__(message)
+        self.payer_id = payer_id
+
+
+class TooDeep(StoreError):
+    """An account has as many accounts above it as may be."""
+
+
 class BeyondPayment(StoreError):
     """More than is left of the payment, which is `left_nano_usd`."""
 
@@ -111,15 +126,45 @@ class AccountStore(Protocol):
     """Accounts and what they have."""
 
     async def create_account(
-        self, account_id: str, display_name: str, kind: AccountKind, *, once: Once | None = None
+        self,
+        account_id: str,
+        display_name: str,
+        kind: AccountKind,
+        *,
+        parent_id: str | None = None,
+        allowed_models: tuple[str, ...] = (),
+        expires_us: int | None = None,
+        once: Once | None = None,
     ) -> Account:
-        """Make an account with a balance of zero; Duplicate when the id is taken."""
+        """Make an account with a balance of zero; Duplicate when the id is taken.
+
+        Missing when there is no such parent of a customer's, TooDeep below `MAX_LEVELS` levels.
+        """
+        ...
+
+    async def update_account(self, account_id: str, changes: AccountChanges, *, once: Once | None = None) -> Account:
+        """Change what is named, which is not nothing. Missing when there is no such account of a customer's.
+
+        A credit limit: NotPayer for an account with a parent; Unaffordable when the account owes more than that.
+        """
         ...
 
     async def account(self, account_id: str) -> Account | None: ...
 
-    async def accounts(self, *, before: tuple[int, str] | None, limit: int) -> list[Account]:
-        """Newest first, without house accounts; `before` is (created_us, id) of the last one seen."""
+    async def lineage(self, account_id: str) -> list[Account]:
+        """The account with all above it, outermost first; empty when there is no such account."""
+        ...
+
+    async def accounts(
+        self, *, parent_id: str | None = None, before: tuple[int, str] | None, limit: int
+    ) -> list[Account]:
+        """Newest first, without house accounts; those right below `parent_id`, or all when it is None. `before` is
+        (created_us, id) of the last one seen."""
+        ...
+
+    async def accounts_changed_since(self, seq: int, limit: int) -> list[Account]:
+        """Accounts of a greater seq, ascending by it, without house accounts. Every change takes the next, in commit
+        order."""
         ...
 
     async def balance(self, account_id: str) -> Balance | None: ...
@@ -142,10 +187,8 @@ class KeyStore(Protocol):
         """Keys of a greater seq, ascending by it."""
         ...
 
-    async def update_key(
-        self, key_id: str, *, display_name: str, expires_us: int | None, once: Once | None = None
-    ) -> ApiKey:
-        """Missing when there is none."""
+    async def update_key(self, key_id: str, changes: KeyChanges, *, once: Once | None = None) -> ApiKey:
+        """Change what is named, which is not nothing. Missing when there is no such key."""
         ...
 
     async def rotate_key(
@@ -166,6 +209,25 @@ class KeyStore(Protocol):
         ...
 
 
+class LimitStore(Protocol):
+    """What accounts and keys may use. A change of an owner's limits is one of the owner: it takes the next `seq`."""
+
+    async def set_limit(self, limit: Limit, *, once: Once | None = None) -> Limit:
+        """Make a limit, or change the amount of the one that its owner has by that measure and period, whose id stays.
+
+        Missing when the owner is neither a customer's account nor a key.
+        """
+        ...
+
+    async def delete_limit(self, limit_id: str, *, once: Once | None = None) -> None:
+        """Missing when there is none."""
+        ...
+
+    async def limits(self, owner_ids: Sequence[str]) -> list[Limit]:
+        """All limits of these owners, by owner, oldest first."""
+        ...
+
+
 class LedgerStore(Protocol):
     """The append-only ledger."""
 
@@ -180,8 +242,8 @@ class LedgerStore(Protocol):
     ) -> TopUp:
         """Credit a payment, two legs in one transaction.
 
-        Missing when there is no such account; Duplicate when the payment id is taken; ValueError unless amount > 0
-        and fee >= 0.
+        Missing when there is no such account, NotPayer when it has a parent; Duplicate when the payment id is taken;
+        ValueError unless amount > 0 and fee >= 0.
         """
         ...
 
@@ -199,7 +261,7 @@ class LedgerStore(Protocol):
     async def adjust(self, *, ref: str, account_id: str, amount_nano_usd: int, note: str) -> None:
         """Credit an account by the operator's word. Nothing when `ref` is known: safe to repeat.
 
-        Missing when there is no such account; ValueError unless amount > 0.
+        Missing when there is no such account, NotPayer when it has a parent; ValueError unless amount > 0.
         """
         ...
 
@@ -266,7 +328,8 @@ class PaymentStore(Protocol):
     """Payments through providers."""
 
     async def create_payment(self, payment: NewPayment, *, once: Once | None = None) -> Payment:
-        """Enter a payment that nothing was heard of; Missing when there is no such account of a customer's."""
+        """Enter a payment that nothing was heard of; Missing when there is no such account of a customer's, NotPayer
+        when it has a parent."""
         ...
 
     async def begin_payment(self, payment_id: str, *, reference: str, url: str) -> Payment:
@@ -368,7 +431,16 @@ class IdempotencyStore(Protocol):
 
 
 class Store(
-    AccountStore, KeyStore, LedgerStore, PaymentStore, UsageStore, LeaseStore, AuditStore, IdempotencyStore, Protocol
+    AccountStore,
+    KeyStore,
+    LimitStore,
+    LedgerStore,
+    PaymentStore,
+    UsageStore,
+    LeaseStore,
+    AuditStore,
+    IdempotencyStore,
+    Protocol,
 ):
     """All of it, over one database."""
 

@@ -7,11 +7,12 @@ from typing import Any
 from sqlalchemy import func, literal, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from storage.access import kept_models, known_models, next_seq
 from storage.database import AnyRow, AnySelect, OverDatabase
 from storage.idempotency import claim
 from storage.interfaces import Duplicate, Missing
-from storage.records import ApiKey, NewApiKey, Once, SecretHash
-from storage.tables import API_KEY_REVISION, BIGINT, accounts, api_keys, revisions
+from storage.records import ApiKey, KeyChanges, NewApiKey, Once, SecretHash
+from storage.tables import API_KEY_REVISION, BIGINT, accounts, api_keys
 
 
 class SqlKeys(OverDatabase):
@@ -28,6 +29,7 @@ class SqlKeys(OverDatabase):
             "secret_prefix": key.secret_prefix,
             "secret_suffix": key.secret_suffix,
             "expires_us": key.expires_us,
+            "allowed_models": kept_models(key.allowed_models),
         }
 
         async def work(connection: AsyncConnection) -> ApiKey:
@@ -38,7 +40,7 @@ class SqlKeys(OverDatabase):
             if (await connection.execute(owner)).first() is None:
                 raise Missing(f"there is no account {key.account_id!r}")
             row = self._db.insert(api_keys).values(
-                **values, created_us=self._db.now_us(), seq=await _next_seq(connection)
+                **values, created_us=self._db.now_us(), seq=await next_seq(connection, API_KEY_REVISION)
             )
             made = await connection.execute(row.on_conflict_do_nothing().returning(api_keys.c.id))
             if made.first() is None:
@@ -67,11 +69,12 @@ class SqlKeys(OverDatabase):
         statement = _keys().where(api_keys.c.seq > seq).order_by(api_keys.c.seq).limit(limit)
         return [_api_key(row) for row in await self._db.rows(statement)]
 
-    async def update_key(
-        self, key_id: str, *, display_name: str, expires_us: int | None, once: Once | None = None
-    ) -> ApiKey:
-        """Exchange what may change; Missing when there is no such key."""
-        return await self._change(key_id, {"display_name": display_name, "expires_us": expires_us}, once)
+    async def update_key(self, key_id: str, changes: KeyChanges, *, once: Once | None = None) -> ApiKey:
+        """Change what is named, which is not nothing; Missing when there is no such key."""
+        values: dict[str, Any] = dict(changes)
+        if "allowed_models" in changes:
+            values["allowed_models"] = kept_models(changes["allowed_models"])
+        return await self._change(key_id, values, once)
 
     async def rotate_key(
         self,
@@ -127,18 +130,12 @@ async def _apply(
     connection: AsyncConnection, key_id: str, changes: dict[str, Any], *, unless_revoked: bool = False
 ) -> None:
     # The counter first: changes queue for its row, so none can wait for another in a circle.
-    seq = await _next_seq(connection)
+    seq = await next_seq(connection, API_KEY_REVISION)
     statement = update(api_keys).where(api_keys.c.id == key_id).values(**changes, seq=seq)
     if unless_revoked:
         statement = statement.where(api_keys.c.revoked_us.is_(None))
     if (await connection.execute(statement.returning(api_keys.c.id))).first() is None:
         raise Missing(f"there is no such key {key_id!r}")
-
-
-async def _next_seq(connection: AsyncConnection) -> int:
-    counter = update(revisions).where(revisions.c.name == API_KEY_REVISION)
-    counted = counter.values(value=revisions.c.value + 1).returning(revisions.c.value)
-    return int((await connection.execute(counted)).scalar_one())
 
 
 async def _present(connection: AsyncConnection, key_id: str) -> ApiKey:
@@ -166,4 +163,5 @@ def _api_key(row: AnyRow) -> ApiKey:
         expires_us=row.expires_us,
         revoked_us=row.revoked_us,
         seq=row.seq,
+        allowed_models=known_models(row.allowed_models),
     )

@@ -58,8 +58,8 @@ class SqlLedger(OverDatabase):
         """Credit a payment, two legs in one transaction.
 
         The amount goes from `house_payments` to the account, a fee above 0 from `house_payments` to
-        `house_fees`. Missing when there is no such account; Duplicate when the payment id is taken; ValueError
-        unless amount > 0 and fee >= 0.
+        `house_fees`. Missing when there is no such account, NotPayer when it has a parent; Duplicate when the
+        payment id is taken; ValueError unless amount > 0 and fee >= 0.
         """
         if amount_nano_usd <= 0 or fee_nano_usd < 0:
             raise ValueError("a top-up has an amount above 0 and a fee of 0 or more")
@@ -80,7 +80,7 @@ class SqlLedger(OverDatabase):
     async def adjust(self, *, ref: str, account_id: str, amount_nano_usd: int, note: str) -> None:
         """Credit an account by the operator's word. Nothing when `ref` is known: safe to repeat.
 
-        Missing when there is no such account; ValueError unless amount > 0.
+        Missing when there is no such account, NotPayer when it has a parent; ValueError unless amount > 0.
         """
         if amount_nano_usd <= 0:
             raise ValueError("an adjustment has an amount above 0")

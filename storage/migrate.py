@@ -27,7 +27,7 @@ async def migrate(url: str) -> None:
     exclusive = sqlite.exclusive if parsed.drivername == SQLITE else postgres.exclusive
     try:
         async with exclusive(parsed) as connection:
-            await connection.run_sync(_upgrade)
+            await connection.run_sync(upgrade)
     except (SQLAlchemyError, OSError) as error:
         raise StoreUnavailable(f"cannot migrate: {error}") from error
 
@@ -70,14 +70,15 @@ def _pending(connection: Connection) -> bool:
     return present != set(script.get_heads())
 
 
-def _upgrade(connection: Connection) -> None:
+def upgrade(connection: Connection, revision: str = "head") -> None:
+    """Take the steps that are missing up to a revision, in the transaction that is open. SchemaOutdated."""
     if not _pending(connection):
         return
     config = _config()
     script = ScriptDirectory.from_config(config)
 
-    def steps(revision: Any, _context: MigrationContext) -> Any:
-        return script._upgrade_revs("head", revision)
+    def steps(present: Any, _context: MigrationContext) -> Any:
+        return script._upgrade_revs(revision, present)
 
     # What Alembic's own env.py would do; such a file runs when it is imported, which nothing of ours does.
     with EnvironmentContext(config, script, fn=steps) as environment:

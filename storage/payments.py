@@ -8,18 +8,19 @@ from sqlalchemy import select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import OverDatabase
-from storage.entries import add_available, enter
+from storage.entries import add_available, enter, require_payer
 from storage.idempotency import claim
 from storage.interfaces import Missing
 from storage.records import HOUSE_FEES, HOUSE_PAYMENTS, NewPayment, Once, Payment
-from storage.tables import accounts, payments
+from storage.tables import payments
 
 
 class SqlPayments(OverDatabase):
     """`PaymentStore` over a database."""
 
     async def create_payment(self, payment: NewPayment, *, once: Once | None = None) -> Payment:
-        """Enter a payment that nothing was heard of; Missing when there is no such account of a customer's."""
+        """Enter a payment that nothing was heard of; Missing when there is no such account of a customer's, NotPayer
+        when it has a parent."""
         row = {
             "id": payment.id,
             "account_id": payment.account_id,
@@ -35,9 +36,7 @@ class SqlPayments(OverDatabase):
             earlier = await claim(self._db, connection, once, payment.id)
             if earlier is not None:
                 return await _present(connection, earlier)
-            owner = select(accounts.c.id).where(accounts.c.id == payment.account_id, accounts.c.kind != "house")
-            if (await connection.execute(owner)).first() is None:
-                raise Missing(f"there is no account {payment.account_id!r}")
+            await require_payer(connection, payment.account_id)
             now_us = self._db.now_us()
             await connection.execute(self._db.insert(payments).values(**row, created_us=now_us, updated_us=now_us))
             return await _present(connection, payment.id)

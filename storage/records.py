@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypedDict
 
 import msgspec
 
@@ -50,6 +50,9 @@ LimitPeriod = Literal["lifetime", "month", "day", "minute", "now"]
 """Over what a limit counts: spend by lifetime, calendar month or day (UTC), requests and tokens by minute,
 concurrency by now."""
 
+MAX_LEVELS = 4
+"""How deep a tree of accounts is at most, its root included."""
+
 HOUSE_PAYMENTS = "house_payments"
 """Account that payments come from; its balance is the negative of all money ever paid in."""
 HOUSE_FEES = "house_fees"
@@ -87,13 +90,30 @@ class Limit(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who owns a balance."""
+    """Who owns keys and, unless it has a parent, a balance.
+
+    `allowed_models` are IDs, or prefixes of IDs and a `*`, of the models that its keys and those of all accounts below
+    it may use; empty: all. `seq` grows with every change of any account or its limits: cores poll for a greater one.
+    """
 
     id: str
     display_name: str
     kind: AccountKind
     credit_limit_nano_usd: int
     created_us: int
+    parent_id: str | None = None
+    allowed_models: tuple[str, ...] = ()
+    expires_us: int | None = None
+    seq: int = 0
+
+
+class AccountChanges(TypedDict, total=False):
+    """What to change of an account."""
+
+    display_name: str
+    credit_limit_nano_usd: int
+    allowed_models: tuple[str, ...]
+    expires_us: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +139,8 @@ class SecretHash:
 class ApiKey:
     """A credential. `secret` is current; `old_secret` is valid until `old_secret_expires_us`.
 
-    `seq` grows with every change of any key: cores poll for keys of a greater one.
+    `seq` grows with every change of any key or its limits: cores poll for keys of a greater one. `allowed_models` are
+    as an account's.
     """
 
     id: str
@@ -135,6 +156,15 @@ class ApiKey:
     expires_us: int | None
     revoked_us: int | None
     seq: int
+    allowed_models: tuple[str, ...] = ()
+
+
+class KeyChanges(TypedDict, total=False):
+    """What to change of a key."""
+
+    display_name: str
+    expires_us: int | None
+    allowed_models: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +178,7 @@ class NewApiKey:
     secret_prefix: str
     secret_suffix: str
     expires_us: int | None
+    allowed_models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from storage.interfaces import Store
 from storage.keys import SqlKeys
 from storage.leases import SqlLeases
 from storage.ledger import SqlLedger
+from storage.limits import SqlLimits
 from storage.migrate import refuse_outdated
 from storage.payments import SqlPayments
 from storage.postgres import PostgresDatabase
@@ -31,7 +32,16 @@ def wall_clock_us() -> int:
 
 
 class SqlStore(
-    SqlAccounts, SqlKeys, SqlLedger, SqlRefunds, SqlPayments, SqlUsage, SqlLeases, SqlAudits, SqlIdempotency
+    SqlAccounts,
+    SqlKeys,
+    SqlLimits,
+    SqlLedger,
+    SqlRefunds,
+    SqlPayments,
+    SqlUsage,
+    SqlLeases,
+    SqlAudits,
+    SqlIdempotency,
 ):
     """`Store` over SQLite or PostgreSQL."""
 

@@ -40,10 +40,23 @@ accounts = Table(
     Column("available", BIGINT, nullable=False),
     Column("credit_limit", BIGINT, nullable=False),
     Column("created_us", BIGINT, nullable=False),
+    # Fixed when the account is made; accounts are never deleted. Only the root of a tree has money.
+    Column(
+        "parent_id",
+        Text,
+        CheckConstraint("parent_id IS NULL OR (available = 0 AND credit_limit = 0)", name="ck_accounts_parent"),
+    ),
+    # IDs and prefixes of models as a JSON array; NULL: all.
+    Column("allowed_models", Text),
+    Column("expires_us", BIGINT),
+    # Of the last change that cores poll for, the account's limits included; 0 on house accounts.
+    Column("seq", BIGINT, nullable=False, server_default=text("0")),
     CheckConstraint("kind IN ('user', 'service', 'house')", name="ck_accounts_kind"),
     CheckConstraint("credit_limit >= 0", name="ck_accounts_credit_limit"),
     CheckConstraint("kind = 'house' OR available + credit_limit >= 0", name="ck_accounts_available"),
     Index("ix_accounts_created", "created_us", "id"),
+    Index("ix_accounts_parent", "parent_id", "created_us", "id"),
+    Index("ix_accounts_seq", "seq"),
     sqlite_strict=True,
 )
 
@@ -167,10 +180,34 @@ api_keys = Table(
     Column("created_us", BIGINT, nullable=False),
     Column("expires_us", BIGINT),
     Column("revoked_us", BIGINT),
+    # Of the last change of the key or of its limits.
     Column("seq", BIGINT, nullable=False),
+    # As an account's.
+    Column("allowed_models", Text),
     UniqueConstraint("seq", name="uq_api_keys_seq"),
     Index("ix_api_keys_created", "created_us", "id"),
     Index("ix_api_keys_account", "account_id", "created_us", "id"),
+    sqlite_strict=True,
+)
+
+# What accounts and keys may use. The rows of an owner change with its `seq`.
+limits = Table(
+    "limits",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("owner_id", Text, nullable=False),
+    Column("measure", Text, nullable=False),
+    Column("period", Text, nullable=False),
+    Column("amount", BIGINT, nullable=False),
+    Column("created_us", BIGINT, nullable=False),
+    UniqueConstraint("owner_id", "measure", "period", name="uq_limits_owner"),
+    CheckConstraint(
+        "(measure = 'spend' AND period IN ('lifetime', 'month', 'day'))"
+        " OR (measure IN ('requests', 'tokens') AND period = 'minute')"
+        " OR (measure = 'concurrency' AND period = 'now')",
+        name="ck_limits_measure",
+    ),
+    CheckConstraint("amount >= 0", name="ck_limits_amount"),
     sqlite_strict=True,
 )
 
@@ -186,6 +223,9 @@ revisions = Table(
 
 API_KEY_REVISION = "api_keys"
 """Name of the counter that `api_keys.seq` comes from."""
+
+ACCOUNT_REVISION = "accounts"
+"""Name of the counter that `accounts.seq` comes from."""
 
 CHAIN_REVISION = "ledger_chain"
 """Name of the counter below which the ledger is chained: every entry of an id up to it, and none comes later."""

@@ -1,7 +1,7 @@
 """Who calls: the credential in the `authorization` metadata, judged from memory.
 
-All keys lie in a table in memory, loaded from the store at start and brought up to date by a poll every second
-that asks for what changed since the last sequence number. A key's entry is replaced only by one of a greater
+All keys, accounts and limits lie in memory, loaded from the store at start and brought up to date by a poll every
+second that asks for what changed since the last sequence numbers. An entry is replaced only by one of a greater
 sequence and never from the request path. When polls have failed for 5 seconds the table is not trusted: then
 the answer is ServiceUnavailable, never InvalidApiKey and never "allowed".
 """
@@ -12,14 +12,15 @@ import asyncio
 import heapq
 import hmac
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from core.access.apikeys import KEY_PREFIX, Peppers, UnknownPepper, claimed_key_id, key_id_of
-from core.call import Caller, Role
+from core.access.tree import AccountTree
+from core.call import Caller, Policy, Role
 from core.errors import InvalidApiKey, ServiceUnavailable
-from storage.interfaces import KeyStore
-from storage.records import ApiKey
+from storage.records import Account, ApiKey, Limit
 
 _logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ REFRESH_INTERVAL_S = 0.25
 """Least time between two loads on behalf of unknown keys, so that made-up ones cannot wear the store out."""
 LOAD_TIMEOUT_S = 2.0
 """For one page of a load."""
+_Changed = TypeVar("_Changed", Account, ApiKey)
 
 _PAGE_SIZE = 1000
 _CREDENTIAL_MAX_LENGTH = 512
@@ -49,41 +51,65 @@ class OperatorCredential:
             raise ValueError(f"the operator's token needs at least {TOKEN_MIN_LENGTH} characters")
 
 
+class AccessStore(Protocol):
+    """What an authenticator needs of the store; see `KeyStore`, `AccountStore` and `LimitStore`."""
+
+    async def keys_changed_since(self, seq: int, limit: int) -> list[ApiKey]: ...
+
+    async def accounts_changed_since(self, seq: int, limit: int) -> list[Account]: ...
+
+    async def limits(self, owner_ids: Sequence[str]) -> list[Limit]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    """A key of the table, the caller that it makes, and its end: its own, or that of an account above it."""
+
+    record: ApiKey
+    caller: Caller
+    ends_us: int | None
+
+
 class Authenticator:
     """Tells callers by their credentials.
 
     `clock_us` is the wall clock (microseconds since the Unix epoch), for expiry; `monotonic_s` measures the age of
     the table. `on_revoked` is called with the id of each key that stopped being valid, or of which a secret did
     that running streams may have been opened with: they are to be cut. It must not block nor raise. No stream
-    lives longer than `stream_total_s`.
+    lives longer than `stream_total_s`. `model_ids` are those of the catalog, which lists of models choose from.
 
     `await refresh()` once before serving, then keep `run()` as a task.
     """
 
     def __init__(
         self,
-        store: KeyStore,
+        store: AccessStore,
         peppers: Peppers,
         operator: OperatorCredential,
         *,
         clock_us: Callable[[], int],
         monotonic_s: Callable[[], float],
         on_revoked: Callable[[str], None],
+        model_ids: Collection[str],
         stream_total_s: float = 900.0,
     ) -> None:
         self._store = store
         self._peppers = peppers
         self._operator_token = operator.token.encode()
-        self._operator = Caller(Role.OPERATOR, operator.account_id, None)
+        self._default_account_id = operator.account_id
+        self._operator: Caller | None = None
         self._clock_us = clock_us
         self._monotonic_s = monotonic_s
         self._on_revoked = on_revoked
         self._keys: dict[str, ApiKey] = {}
-        self._callers: dict[str, Caller] = {}
-        self._seq = 0
+        self._tree = AccountTree(model_ids)
+        self._admitted: dict[str, _Admitted] = {}
+        self._key_seq = 0
+        self._account_seq = 0
         self._trusted_until_s = float("-inf")
         self._loads = _Loads(self._load, monotonic_s)
         self._ends: list[tuple[int, str, int]] = []
+        self._account_ends: list[tuple[int, str]] = []
         self._old_secret_used_us: dict[str, int] = {}
         self._stream_total_us = int(stream_total_s * 1_000_000)
 
@@ -99,7 +125,7 @@ class Authenticator:
             return known
         if not credential.startswith(KEY_PREFIX):
             if hmac.compare_digest(credential.encode("utf-8", "replace"), self._operator_token):
-                return self._operator
+                return self._operator_caller()
             raise _incorrect()
         key_id = key_id_of(credential)
         if key_id is None:
@@ -108,20 +134,45 @@ class Authenticator:
         if record is None or not self._holds(record, credential):
             raise _incorrect()
         self._refuse_ended(record)
-        return self._callers[key_id]
+        return self._admit(record).caller
 
     def _known(self, credential: str) -> Caller | None:
         """The caller of the current secret of a key in the table, which is most often asked for; else None.
 
         What matches the hash of a key is that key, so its shape and checksum need no look.
         """
-        record = self._keys.get(claimed_key_id(credential))
-        if record is None or self._monotonic_s() >= self._trusted_until_s or self._ended(record):
+        admitted = self._admitted.get(claimed_key_id(credential))
+        if admitted is None or self._monotonic_s() >= self._trusted_until_s:
+            return None
+        if admitted.ends_us is not None and admitted.ends_us <= self._clock_us():
             return None
         try:
-            return self._callers[record.id] if self._peppers.matches(credential, record.secret) else None
+            return admitted.caller if self._peppers.matches(credential, admitted.record.secret) else None
         except UnknownPepper:
             return None
+
+    def _admit(self, record: ApiKey) -> _Admitted:
+        """The key as `_known` finds it from now on, until it or an account changes."""
+        admitted = self._admitted.get(record.id)
+        if admitted is None:
+            standing = self._tree.of_key(record)
+            role = Role.SERVICE_KEY if record.account_kind == "service" else Role.API_KEY
+            caller = Caller(role, record.account_id, record.id, standing.payer_id, standing.policy)
+            ends_us = standing.expires_us if record.revoked_us is None else 0
+            admitted = self._admitted[record.id] = _Admitted(record, caller, ends_us)
+        return admitted
+
+    def _operator_caller(self) -> Caller:
+        """The operator: bound by the limits of the default account, which it spends from, and by nothing else."""
+        if self._operator is None:
+            account_id, payer_id, policy = self._default_account_id, "", None
+            if self._tree.account(account_id) is not None:
+                standing = self._tree.of_account(account_id)
+                payer_id = standing.payer_id
+                if standing.policy is not None and standing.policy.limits:
+                    policy = Policy(standing.policy.limits, None)
+            self._operator = Caller(Role.OPERATOR, account_id, None, payer_id, policy)
+        return self._operator
 
     async def verify(self, key: str) -> ApiKey | None:
         """The record of this key if requests with it are admitted now. Raises ServiceUnavailable."""
@@ -178,37 +229,67 @@ class Authenticator:
         return True
 
     def _ended(self, record: ApiKey) -> bool:
-        if record.revoked_us is not None:
-            return True
-        return record.expires_us is not None and record.expires_us <= self._clock_us()
+        return record.revoked_us is not None or self._past(self._tree.of_key(record).expires_us)
+
+    def _past(self, end_us: int | None) -> bool:
+        return end_us is not None and end_us <= self._clock_us()
 
     def _refuse_ended(self, record: ApiKey) -> None:
         if record.revoked_us is not None:
             raise InvalidApiKey("This API key was revoked.")
-        if self._ended(record):
+        if self._past(record.expires_us):
             raise InvalidApiKey("This API key has expired.")
+        if self._ended(record):
+            raise InvalidApiKey("The account of this API key has expired.")
 
     async def _load(self) -> None:
         """Bring the table up to date with the store as it was when this began, or later."""
         began_s = self._monotonic_s()
+        keys = await self._changed(self._store.keys_changed_since, self._key_seq)
+        accounts = await self._changed(self._store.accounts_changed_since, self._account_seq)  # a key's is there by now
+        owner_ids = [account.id for account in accounts] + [key.id for key in keys]
+        limits: list[Limit] = []
+        for start in range(0, len(owner_ids), _PAGE_SIZE):
+            async with asyncio.timeout(LOAD_TIMEOUT_S):
+                limits += await self._store.limits(owner_ids[start : start + _PAGE_SIZE])
+        self._replace_accounts(accounts)
+        self._tree.put_limits(owner_ids, limits)
+        for record in keys:
+            self._replace(record)
+        self._trusted_until_s = began_s + TRUST_S
+
+    async def _changed(
+        self, changed_since: Callable[[int, int], Awaitable[list[_Changed]]], seq: int
+    ) -> list[_Changed]:
+        """All that changed since."""
+        found: list[_Changed] = []
         while True:
             async with asyncio.timeout(LOAD_TIMEOUT_S):
-                changed = await self._store.keys_changed_since(self._seq, _PAGE_SIZE)
-            for record in changed:
-                self._replace(record)
-            if len(changed) < _PAGE_SIZE:
-                break
-        self._trusted_until_s = began_s + TRUST_S
+                page = await changed_since(found[-1].seq if found else seq, _PAGE_SIZE)
+            found += page
+            if len(page) < _PAGE_SIZE:
+                return found
+
+    def _replace_accounts(self, accounts: Sequence[Account]) -> None:
+        """Put accounts in; what callers were before is worked out anew."""
+        if not accounts:
+            return
+        self._account_seq = accounts[-1].seq
+        self._tree.put(accounts)
+        self._admitted.clear()
+        self._operator = None
+        for account in accounts:
+            if account.expires_us is not None:
+                heapq.heappush(self._account_ends, (account.expires_us, account.id))
 
     def _replace(self, record: ApiKey) -> None:
         """Put an entry in, unless the table has one as new; report the key if it, or a secret of it, ended."""
-        self._seq = max(self._seq, record.seq)
+        self._key_seq = max(self._key_seq, record.seq)
         known = self._keys.get(record.id)
         if known is not None and known.seq >= record.seq:
             return
         self._keys[record.id] = record
-        role = Role.SERVICE_KEY if record.account_kind == "service" else Role.API_KEY
-        self._callers[record.id] = Caller(role, record.account_id, record.id)
+        self._admitted.pop(record.id, None)
         now_us = self._clock_us()
         for end_us in (record.expires_us, record.old_secret_expires_us):
             if end_us is not None and end_us > now_us:
@@ -244,6 +325,15 @@ class Authenticator:
             in_use = used_us is not None and now_us - used_us <= self._stream_total_us
             if self._ended(record) or in_use:
                 self._revoked(key_id)
+        due: set[str] = set()
+        while self._account_ends and self._account_ends[0][0] <= now_us:
+            _, account_id = heapq.heappop(self._account_ends)
+            account = self._tree.account(account_id)
+            if account is not None and self._past(account.expires_us):
+                due.add(account_id)
+        for record in self._keys.values() if due else ():
+            if self._tree.is_within(record.account_id, due):
+                self._revoked(record.id)
 
     def _revoked(self, key_id: str) -> None:
         self._old_secret_used_us.pop(key_id, None)

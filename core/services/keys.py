@@ -16,7 +16,7 @@ from core.services import Context, fields
 from core.services.paging import Number, Pager, Word
 from core.services.repeats import once
 from storage.interfaces import AccountStore, KeyStore, Missing
-from storage.records import ApiKey, NewApiKey
+from storage.records import ApiKey, KeyChanges, NewApiKey
 
 _logger = logging.getLogger(__name__)
 
@@ -99,17 +99,12 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         if not paths or not paths <= _MUTABLE_FIELDS:
             raise InvalidRequest('update_mask may name "display_name" and "expire_time".', param="update_mask")
         record = await self._record(request.api_key.id, param="api_key.id")
-        display_name, expires_us = record.display_name, record.expires_us
+        changes = KeyChanges()
         if "display_name" in paths:
-            display_name = fields.display_name(request.api_key.display_name, param="api_key.display_name")
+            changes["display_name"] = fields.display_name(request.api_key.display_name, param="api_key.display_name")
         if "expire_time" in paths:
-            expires_us = self._expires_us(request.api_key, param="api_key.expire_time")
-        changed = await self._keys.update_key(
-            record.id,
-            display_name=display_name,
-            expires_us=expires_us,
-            once=once(request, request.idempotency_key),
-        )
+            changes["expires_us"] = self._expires_us(request.api_key, param="api_key.expire_time")
+        changed = await self._keys.update_key(record.id, changes, once=once(request, request.idempotency_key))
         await self._refresh()
         return _message(changed)
 

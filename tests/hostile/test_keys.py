@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from random import Random
-from typing import Any
 
 import pytest
 
 from core.access.apikeys import Peppers, make_key
 from core.access.auth import Authenticator, OperatorCredential
 from core.errors import InvalidApiKey
+from storage.records import Account, ApiKey, Limit
 
 SEED = 4
 CPU_LIMIT_S = 20e-6
@@ -27,8 +27,14 @@ class CountingStore:
     def __init__(self) -> None:
         self.queries = 0
 
-    async def keys_changed_since(self, seq: int, limit: int) -> Sequence[Any]:
+    async def keys_changed_since(self, seq: int, limit: int) -> list[ApiKey]:
         self.queries += 1
+        return []
+
+    async def accounts_changed_since(self, seq: int, limit: int) -> list[Account]:
+        return []
+
+    async def limits(self, owner_ids: Sequence[str]) -> list[Limit]:
         return []
 
 
@@ -63,12 +69,13 @@ async def refuse(count: int) -> None:
     store, random, cpu_s = CountingStore(), Random(SEED), 0.0
     text = "".join(random.choices(BASE62, k=15_000))
     authenticator = Authenticator(
-        store,  # type: ignore[arg-type]
+        store,
         Peppers(1, {1: b"p" * 32}),
         OperatorCredential("o" * 43, "default"),
         clock_us=lambda: time.time_ns() // 1_000,
         monotonic_s=time.monotonic,
         on_revoked=lambda key_id: None,
+        model_ids=(),
     )
     await authenticator.refresh()
     admitted = 0

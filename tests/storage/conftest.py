@@ -29,7 +29,8 @@ EMPTY = """
     DELETE FROM ledger; DELETE FROM ledger_chain; DELETE FROM ledger_heads; DELETE FROM leases; DELETE FROM cores;
     DELETE FROM usage_daily; DELETE FROM refunds; DELETE FROM configurations; DELETE FROM payments;
     DELETE FROM accounts WHERE kind <> 'house'; UPDATE accounts SET available = 0;
-    DELETE FROM prices; DELETE FROM api_keys; DELETE FROM idempotency; UPDATE revisions SET value = 0;
+    DELETE FROM prices; DELETE FROM api_keys; DELETE FROM limits; DELETE FROM idempotency;
+    UPDATE revisions SET value = 0;
 """
 
 

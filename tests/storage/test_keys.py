@@ -62,7 +62,7 @@ async def test_every_change_takes_the_next_seq(store) -> None:
     """Whoever remembers the greatest seq it saw finds exactly the keys that changed since."""
     first = await store.create_key(new_key("key_1"))
     second = await store.create_key(new_key("key_2"))
-    updated = await store.update_key("key_1", display_name="New name", expires_us=5)
+    updated = await store.update_key("key_1", {"display_name": "New name", "expires_us": 5})
     revoked = await store.revoke_key("key_2")
     assert [first.seq, second.seq, updated.seq, revoked.seq] == [1, 2, 3, 4]
     assert (updated.display_name, updated.expires_us) == ("New name", 5)
@@ -110,7 +110,7 @@ async def test_revoke_key_once_and_for_all(store) -> None:
 async def test_changes_of_unknown_keys_are_missing(store) -> None:
     """A key that does not exist cannot be changed, and the attempt takes no seq."""
     with pytest.raises(Missing):
-        await store.update_key("nothing", display_name="", expires_us=None)
+        await store.update_key("nothing", {"display_name": "", "expires_us": None})
     with pytest.raises(Missing):
         await store.rotate_key("nothing", secret=SecretHash(b"x", 1), prefix="", suffix="", grace_us=0)
     with pytest.raises(Missing):

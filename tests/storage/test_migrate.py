@@ -12,7 +12,8 @@ from sqlalchemy import Connection, NullPool, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage.interfaces import SchemaOutdated, StoreUnavailable
-from storage.migrate import migrate, schema_is_current
+from storage.migrate import migrate, schema_is_current, upgrade
+from storage.records import Account
 from storage.store import open_store
 from storage.tables import metadata
 
@@ -82,6 +83,28 @@ async def test_the_steps_make_the_constraints_of_the_program(migrated_file, tmp_
         found = {name: sql.split() for name, sql in connection.exec_driver_sql(statements)}
     del found["alembic_version"]
     assert found == wanted
+
+
+async def test_accounts_and_keys_of_an_older_schema_go_on(empty_url) -> None:
+    """Rows made before there was a tree are roots that every core finds, may use all, and can be parents."""
+    engine = create_async_engine(empty_url, poolclass=NullPool)
+    async with engine.begin() as connection:
+        await connection.run_sync(upgrade, "0006")
+        for number, (id_, kind) in enumerate((("old_2", "service"), ("old_1", "user"))):
+            row = f"'{id_}', 'Old', '{kind}', {number + 5}, 7, {number}"
+            await connection.exec_driver_sql(
+                f"INSERT INTO accounts (id, display_name, kind, available, credit_limit, created_us) VALUES ({row})"
+            )
+    await migrate(empty_url)
+    store = await open_store(empty_url)
+    old = [Account("old_2", "Old", "service", 7, 0, seq=1), Account("old_1", "Old", "user", 7, 1, seq=2)]
+    assert await store.accounts_changed_since(0, 10) == old
+    assert (await store.balance("old_1")).available_nano_usd == 6
+    child = await store.create_account("new", "New", "user", parent_id="old_1")
+    assert [each.id for each in await store.lineage("new")] == ["old_1", "new"]
+    assert await store.accounts_changed_since(2, 10) == [child]
+    await store.close()
+    await engine.dispose()
 
 
 async def test_migrate_refuses_a_sqlite_file_in_use(sqlite_url) -> None:

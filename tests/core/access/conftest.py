@@ -1,24 +1,28 @@
 """A clock that stands still, a key store in memory that can fail, and a server on a Unix socket."""
 
+import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
 
+from core.access import auth as auth_module
 from core.access.apikeys import Peppers, make_key, shown_prefix, shown_suffix
 from core.access.auth import Authenticator, OperatorCredential
 from core.access.guard import Guard
 from core.ids import IdSource
 from core.inprocess import InProcessServer
 from storage.interfaces import StoreUnavailable
-from storage.records import AccountKind, ApiKey
+from storage.records import Account, AccountKind, ApiKey, Limit
 
 OPERATOR_TOKEN = "operator-token-0123456789-0123456789"
+MODEL_IDS = ("large", "large-2", "small", "tiny")
 
 
 class Clock:
@@ -35,11 +39,14 @@ class Clock:
 
 
 class Keys:
-    """A key store in memory, as far as an authenticator sees one."""
+    """A store of keys, accounts and limits in memory, as far as an authenticator sees one."""
 
     def __init__(self) -> None:
         self.records: dict[str, ApiKey] = {}
+        self.accounts: dict[str, Account] = {}
+        self.limits_: dict[str, list[Limit]] = {}
         self.seq = 0
+        self.put_account("acct_a")
         self.load_count = 0
         self.failing = False
         self.before_load: Callable[[], Awaitable[None]] | None = None
@@ -48,6 +55,20 @@ class Keys:
         self.seq += 1
         self.records[record.id] = replace(record, seq=self.seq)
         return self.records[record.id]
+
+    def put_account(self, account_id: str, *, limits: Sequence[Limit] = (), **fields: Any) -> None:
+        """Make or change an account, with all its limits."""
+        self.seq += 1
+        known = self.accounts.get(account_id) or Account(account_id, "n", "user", 0, 0)
+        self.accounts[account_id] = replace(known, **fields, seq=self.seq)
+        self.limits_[account_id] = list(limits)
+
+    async def accounts_changed_since(self, seq: int, limit: int) -> list[Account]:
+        changed = sorted((a for a in self.accounts.values() if a.seq > seq), key=lambda a: a.seq)
+        return changed[:limit]
+
+    async def limits(self, owner_ids: Sequence[str]) -> list[Limit]:
+        return [limit for owner_id in owner_ids for limit in self.limits_.get(owner_id, ())]
 
     async def keys_changed_since(self, seq: int, limit: int) -> list[ApiKey]:
         self.load_count += 1
@@ -69,13 +90,20 @@ class Auth:
     authenticator: Authenticator
     revoked: list[str] = field(default_factory=list)
 
-    def add(self, *, kind: AccountKind = "user", expires_us: int | None = None) -> tuple[str, ApiKey]:
+    def add(
+        self,
+        *,
+        account_id: str = "acct_a",
+        kind: AccountKind = "user",
+        expires_us: int | None = None,
+        allowed_models: tuple[str, ...] = (),
+    ) -> tuple[str, ApiKey]:
         """Put a new key into the store; its text and its record."""
         key_id = f"key_{len(self.keys.records):026}"
         key = make_key(key_id)
         record = ApiKey(
             id=key_id,
-            account_id="acct_a",
+            account_id=account_id,
             account_kind=kind,
             display_name="n",
             secret=self.peppers.hash(key),
@@ -87,8 +115,17 @@ class Auth:
             expires_us=expires_us,
             revoked_us=None,
             seq=0,
+            allowed_models=allowed_models,
         )
         return key, self.keys.put(record)
+
+    async def poll(self) -> None:
+        """Let the authenticator poll a few times."""
+        task = asyncio.create_task(self.authenticator.run())
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
     def rotate(self, record: ApiKey, *, grace_s: float) -> tuple[str, ApiKey]:
         """Give a key a new secret; its text and its record."""
@@ -109,16 +146,18 @@ def operator_token() -> str:
 
 
 @pytest.fixture
-async def auth() -> Auth:
+async def auth(monkeypatch: pytest.MonkeyPatch) -> Auth:
+    monkeypatch.setattr(auth_module, "POLL_INTERVAL_S", 0.01)
     clock, keys, peppers = Clock(), Keys(), Peppers(2, {1: b"1" * 32, 2: b"2" * 32})
     revoked: list[str] = []
     authenticator = Authenticator(
-        keys,  # type: ignore[arg-type]
+        keys,
         peppers,
         OperatorCredential(OPERATOR_TOKEN, "acct_default"),
         clock_us=clock.us,
         monotonic_s=clock.monotonic_s,
         on_revoked=revoked.append,
+        model_ids=MODEL_IDS,
     )
     await authenticator.refresh()
     return Auth(clock, keys, peppers, authenticator, revoked)

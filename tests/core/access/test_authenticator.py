@@ -16,20 +16,6 @@ from core.errors import InvalidApiKey, ServiceUnavailable, WorldRouterError
 from storage.interfaces import StoreUnavailable
 
 
-@pytest.fixture(autouse=True)
-def quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth_module, "POLL_INTERVAL_S", 0.01)
-
-
-async def poll(auth) -> None:
-    """Let the authenticator poll a few times."""
-    task = asyncio.create_task(auth.authenticator.run())
-    await asyncio.sleep(0.05)
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
-
-
 async def test_a_good_key_is_its_account(auth) -> None:
     """A key that is in the store authenticates as a caller of its account, by the kind of that account."""
     user, user_record = auth.add()
@@ -186,7 +172,7 @@ async def test_a_store_that_is_down_is_never_the_callers_fault(auth, operator_to
     auth.clock.s += 4.9
     assert await auth.authenticator.authenticate(f"Bearer {known}")
     auth.clock.s += 0.2
-    await poll(auth)
+    await auth.poll()
     for key in (known, unknown):
         with pytest.raises(ServiceUnavailable) as caught:
             await auth.authenticator.authenticate(f"Bearer {key}")
@@ -197,7 +183,7 @@ async def test_a_store_that_is_down_is_never_the_callers_fault(auth, operator_to
         await auth.authenticator.authenticate("Bearer nonsense")
     assert await auth.authenticator.authenticate(f"Bearer {operator_token}")
     auth.keys.failing = False
-    await poll(auth)
+    await auth.poll()
     assert await auth.authenticator.authenticate(f"Bearer {unknown}")
 
 
@@ -246,10 +232,10 @@ async def test_the_end_of_a_key_is_reported(auth) -> None:
     auth.keys.put(replace(revoked, revoked_us=auth.clock.us()))
     auth.keys.put(replace(renamed, display_name="other"))
     auth.rotate(rotated, grace_s=0)
-    await poll(auth)
+    await auth.poll()
     assert sorted(auth.revoked) == sorted([revoked.id, rotated.id])
     auth.clock.s += 1
-    await poll(auth)
+    await auth.poll()
     assert auth.revoked[2:] == [expiring.id]
 
 
@@ -260,10 +246,10 @@ async def test_an_expiry_that_was_put_off_is_not_reported(auth) -> None:
     auth.keys.put(replace(record, expires_us=auth.clock.us() + 3_000_000))
     await auth.authenticator.refresh()
     auth.clock.s += 2
-    await poll(auth)
+    await auth.poll()
     assert auth.revoked == []
     auth.clock.s += 1
-    await poll(auth)
+    await auth.poll()
     assert auth.revoked == [record.id]
 
 
@@ -279,7 +265,7 @@ async def test_the_end_of_a_grace_time_is_reported_when_the_old_secret_was_in_us
     await auth.authenticator.refresh()
     await auth.authenticator.authenticate(f"Bearer {old}")
     auth.clock.s += 1
-    await poll(auth)
+    await auth.poll()
     assert auth.revoked == [used.id]
 
 
@@ -291,7 +277,7 @@ async def test_the_end_of_a_short_grace_time_is_reported(auth) -> None:
     await auth.authenticator.refresh()
     assert auth.revoked == []
     auth.clock.s += 2
-    await poll(auth)
+    await auth.poll()
     assert auth.revoked == [record.id]
 
 
@@ -313,7 +299,7 @@ async def test_polling_survives_anything(auth) -> None:
 
     auth.keys.before_load = explode
     key, record = auth.add()
-    await poll(auth)
+    await auth.poll()
     assert record.id in auth.authenticator._keys
     assert await auth.authenticator.authenticate(f"Bearer {key}")
 

@@ -149,6 +149,7 @@ async def run_core(store: Store, address: str) -> AsyncIterator[Core]:
         clock_us=clock_us,
         monotonic_s=time.monotonic,
         on_revoked=revoked.append,
+        model_ids=CATALOG.models,
     )
     await authenticator.refresh()
     server = grpc.aio.server()

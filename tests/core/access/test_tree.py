@@ -1,0 +1,68 @@
+"""What a place in the tree of accounts comes to for a caller."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.call import Caller, Policy, Role
+from core.errors import InvalidApiKey
+from storage.records import Limit
+
+
+def limit(owner_id: str, amount: int) -> Limit:
+    return Limit(f"limit_{owner_id}_{amount}", owner_id, "requests", "minute", amount)
+
+
+async def caller_of(auth, key: str) -> Caller:
+    await auth.authenticator.refresh()
+    return await auth.authenticator.authenticate(f"Bearer {key}")
+
+
+async def test_a_key_is_bound_by_all_that_is_above_it(auth) -> None:
+    """The root pays; limits come outermost first; models are what every level allows, of those that there are."""
+    org, team = limit("org", 1), limit("acct_a", 2)
+    auth.keys.put_account("org", limits=[org], allowed_models=("large*", "small", "gone"))
+    auth.keys.put_account("acct_a", limits=[team], parent_id="org")
+    key, record = auth.add(allowed_models=("large-*", "tiny", "small"))
+    own = limit(record.id, 3)
+    auth.keys.limits_[record.id] = [own]
+    bound = Policy((org, team, own), frozenset({"large-2", "small"}))
+    assert await caller_of(auth, key) == Caller(Role.API_KEY, "acct_a", record.id, "org", bound)
+
+
+async def test_nothing_binds_where_nothing_is_set(auth) -> None:
+    """Without limits and lists there is no policy, however deep the key is; what is lifted binds no more."""
+    auth.keys.put_account("org", limits=[limit("org", 1)])
+    auth.keys.put_account("acct_a", parent_id="org")
+    key, record = auth.add()
+    assert (await caller_of(auth, key)).policy == Policy((limit("org", 1),), None)
+    auth.keys.put_account("org")
+    assert await caller_of(auth, key) == Caller(Role.API_KEY, "acct_a", record.id, "org", None)
+
+
+async def test_an_account_that_ends_takes_all_below_it_along(auth) -> None:
+    """Keys below an account are refused once it has expired, their streams cut; others go on. It may be prolonged."""
+    auth.keys.put_account("org", expires_us=auth.clock.us() + 10_000_000)
+    auth.keys.put_account("acct_a", parent_id="org")
+    auth.keys.put_account("other")
+    key, record = auth.add()
+    other, _ = auth.add(account_id="other")
+    assert (await caller_of(auth, key)).payer_id == "org"
+    auth.clock.s += 11
+    await auth.poll()
+    assert auth.revoked == [record.id]
+    with pytest.raises(InvalidApiKey, match="account of this API key has expired"):
+        await caller_of(auth, key)
+    assert await auth.authenticator.verify(key) is None
+    assert (await caller_of(auth, other)).account_id == "other"
+    auth.keys.put_account("org", expires_us=None)
+    assert (await caller_of(auth, key)).payer_id == "org"
+
+
+async def test_the_operator_spends_from_the_default_account_within_its_limits(auth, operator_token) -> None:
+    """Limits of the default account bind the operator's chats, lists of models do not."""
+    auth.keys.put_account("org", limits=[limit("org", 1)], allowed_models=("tiny",))
+    auth.keys.put_account("acct_default", parent_id="org")
+    assert await caller_of(auth, operator_token) == Caller(
+        Role.OPERATOR, "acct_default", None, "org", Policy((limit("org", 1),), None)
+    )
