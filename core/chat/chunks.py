@@ -1,8 +1,7 @@
 """The chunks of a streamed answer, given the caller's view: our id and model, its choice about usage.
 
 There are three ways through. Chunks mostly differ in one string, the new text: of such a chunk the frame before
-and behind that string is learned, and every read that is nothing but such chunks is told by their frames and not
-parsed (`push_read`). Other chunks are parsed; they mostly begin alike (id, object, created, model), and that head
+and behind that string is learned, and such chunks in a row are told by their frames and not parsed (`push_read`). Other chunks are parsed; they mostly begin alike (id, object, created, model), and that head
 is exchanged for ours by prefix. Whatever is not recognised so (another head, a finish reason, usage, tool calls, a
 missing role) is taken apart to its top-level values, which stay the bytes they were, and put together again.
 
@@ -72,8 +71,12 @@ class _Frame(NamedTuple):
 
     start: bytes
     end: bytes
+    first: bytes
+    """From the beginning of an event to its text."""
     between: bytes
     """From the text of one event to that of the next."""
+    last: bytes
+    """From the text of an event to its end."""
     our_start: bytes
     our_end: bytes
 
@@ -132,24 +135,52 @@ class ChunkRewriter:
         self.text_bytes = self.counted_bytes = 0
         self.done = False
 
-    def push_read(self, read: bytes, out: list[bytes]) -> bool:
-        """Take a read of the stream that begins and ends between events, if it is nothing but chunks of the known
-        frame. False, and nothing is done, for any other.
+    def push_read(self, read: bytes, out: list[bytes]) -> int:
+        """Take chunks of the known frame off the beginning of a read that begins between events; how many bytes
+        of it they were.
         """
-        return read.startswith(_EVENT) and read.endswith(_EVENT_END) and self._push_framed(read[6:-2], out)
+        frame = self._frame
+        if frame is None or self._held or self.done or not read.startswith(frame.first):
+            return 0
+        texts = read[len(frame.first) :].split(frame.between)
+        texts[-1], last, rest = texts[-1].partition(frame.last)
+        if not last:  # cut off, or a chunk of another frame
+            rest = frame.first + texts.pop()
+        return len(read) - len(rest) if texts and self._push_texts(frame, texts, out) else 0
+
+    def push_events(self, events: list[bytes], out: list[bytes]) -> None:
+        """Take the data of events: by `push`, but those in a row that the known frame fits at once."""
+        tried, at = None, 0
+        while at < len(events):
+            if self._frame is tried:
+                self.push(events[at], out)
+                at += 1
+            else:
+                tried = self._frame
+                at += self._push_row(events[at:], out)
+
+    def _push_row(self, events: list[bytes], out: list[bytes]) -> int:
+        """Take chunks of the known frame off the beginning; how many there were."""
+        read, before = b"".join((_EVENT, _BETWEEN_EVENTS.join(events), _EVENT_END)), len(out)
+        if read.count(b"\n") == 2 * len(events):  # none of several lines, which might look like several events
+            self.push_read(read, out)
+        return len(out) - before
 
     def _push_framed(self, data: bytes, out: list[bytes]) -> bool:
-        """Take the data of events of the known frame, with what stands between them; False if there is any other.
-
-        A frame is what it was learned as whatever text it is around, as long as the text ends where it ends.
-        """
+        """Take the data of one event of the known frame; False if it is any other."""
         frame = self._frame
         if frame is None or self._held or self.done:
             return False
         start, end = len(frame.start), len(data) - len(frame.end)
         if end < start or not (data.startswith(frame.start) and data.endswith(frame.end)):
             return False
-        texts = data[start:end].split(frame.between)
+        return self._push_texts(frame, [data[start:end]], out)
+
+    def _push_texts(self, frame: _Frame, texts: list[bytes], out: list[bytes]) -> bool:
+        """Take what stands in a frame; False unless all of it is the inside of a string.
+
+        A frame is what it was learned as whatever text it is around, as long as the text ends where it ends.
+        """
         joined = b" ".join(texts)  # a blank completes neither an escape nor a character
         if joined.translate(None, _PLAIN_BYTES) and not _is_string_inside(joined):
             return False
@@ -219,7 +250,8 @@ class ChunkRewriter:
         ours = self._exchange_head(start + _PROBE + end, probe)
         if ours is not None:
             our_start, our_end = ours.split(_PROBE)
-            self._frame = _Frame(start, end, end + _BETWEEN_EVENTS + start, our_start, our_end)
+            between = end + _BETWEEN_EVENTS + start
+            self._frame = _Frame(start, end, _EVENT + start, between, end + _EVENT_END, our_start, our_end)
 
     def finish(self, charged: TokenCounts) -> list[bytes]:
         """The last chunks: the held ones, and the usage chunk if the caller asked for it.

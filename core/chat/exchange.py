@@ -197,11 +197,12 @@ class Exchange:
             if self._failure is not None:
                 raise self._failure
             data = await dispatch.read(first=first)
-            if self._sse.is_between_events and rewriter.push_read(data, chunks):
-                break
+            if self._sse.is_between_events and (taken := rewriter.push_read(data, chunks)):
+                if taken == len(data):
+                    break
+                data = data[taken:]
             try:
-                for event in self._events(data):
-                    rewriter.push(event, chunks)
+                rewriter.push_events(self._events(data), chunks)
             except UpstreamFailed as failure:
                 if first or not chunks:
                     raise

@@ -29,14 +29,24 @@ def exact(chunks: list[bytes]) -> list[Any]:
     return [json.loads(each, parse_int=Number, parse_float=Number) for each in chunks]
 
 
-class Parsing(ChunkRewriter):
+class Watched(ChunkRewriter):
+    """Counts the events that come one by one."""
+
+    single = 0
+
+    def push(self, data: bytes, out: list[bytes]) -> None:
+        self.single += 1
+        super().push(data, out)
+
+
+class Parsing(Watched):
     """Knows no frames: every chunk is parsed."""
 
-    def _push_framed(self, data: bytes, out: list[bytes]) -> bool:
+    def _push_texts(self, *_: Any) -> bool:
         return False
 
 
-def driven(kind: type[ChunkRewriter], reads: list[bytes], *, include_usage: bool = False) -> dict[str, Any]:
+def driven(kind: type[Watched], reads: list[bytes], *, include_usage: bool = False) -> dict[str, Any]:
     """All that can be seen of a stream that comes in these reads."""
     one = kind(completion_id="chatcmpl-ours", model="our/model", created_s=1_800_000_000, include_usage=include_usage)
     sse = SseDecoder()
@@ -44,22 +54,21 @@ def driven(kind: type[ChunkRewriter], reads: list[bytes], *, include_usage: bool
     failed, last, framed = False, [], 0
     try:
         for read in reads:
-            if sse.is_between_events and one.push_read(read, out):
-                framed += 1
-                continue
-            for event in sse.feed(read):
-                one.push(event, out)
+            taken = one.push_read(read, out) if sse.is_between_events else 0
+            framed += bool(read) and taken == len(read)
+            if taken < len(read):
+                one.push_events(sse.feed(read[taken:]), out)
         last = one.finish(one.usage or ESTIMATE)
     except UpstreamFailed:
         failed = True
     counts = (one.text_bytes, one.counted_bytes, one.usage, one.done, one.finish_reasons)
-    return {"out": exact(out), "last": exact(last), "failed": failed, "counts": counts, "framed": framed}
+    return {"out": exact(out), "last": exact(last), "failed": failed, "counts": counts, "framed": framed, "single": one.single}
 
 
 def same(reads: list[bytes], **options: Any) -> dict[str, Any]:
     """What both give, which must be the same."""
-    found, wanted = driven(ChunkRewriter, reads, **options), driven(Parsing, reads, **options)
-    assert found | {"framed": 0} == wanted | {"framed": 0}
+    found, wanted = driven(Watched, reads, **options), driven(Parsing, reads, **options)
+    assert found | {"framed": 0, "single": 0} == wanted | {"framed": 0, "single": 0}
     return found
 
 
@@ -82,6 +91,18 @@ def test_reads_of_plain_chunks_are_not_parsed(field: bytes, usage: bytes, includ
     found = same(reads, include_usage=include_usage)
     assert (found["failed"], found["framed"]) == (False, len(plain) + 1)
     assert len(found["out"]) == 2 + 2 * len(plain)
+
+
+def test_chunks_in_a_row_are_taken_at_once_wherever_a_read_ends() -> None:
+    """All in one read, in reads that end in the middle of chunks, with another chunk in front or behind."""
+    plain, end = [framed(b"%d" % number) for number in range(50)], event(STOP) + event(b"[DONE]")
+    stream = b"".join([event(ROLE), *plain, end])
+    assert same([stream])["single"] == 2 + 2  # the role, and what teaches the frame
+    assert same([stream[:2_000], stream[2_000:5_000], stream[5_000:]])["single"] == 2 + 2
+    assert same([event(ROLE), plain[0], b"".join(plain[1:]) + end])["single"] == 2 + 2
+    assert same([event(ROLE), plain[0], event(b"") + b"".join(plain[1:]), end])["single"] == 2 + 2 + len(plain)
+    two = framed(b"1").replace(b"}]}", b"}]}\ndata: \ndata: data: ") + framed(b"2")  # two events are not three
+    assert same([event(ROLE), plain[0], two + b": \n\n", end])["failed"]
 
 
 def test_a_frame_that_changes_is_learned_anew() -> None:
