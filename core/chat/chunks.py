@@ -1,8 +1,9 @@
 """The chunks of a streamed answer, given the caller's view: our id and model, its choice about usage.
 
 There are three ways through. Chunks mostly differ in one string, the new text: of such a chunk the frame before
-and behind that string is learned, and such chunks in a row are told by their frames and not parsed (`push_read`). Other chunks are parsed; they mostly begin alike (id, object, created, model), and that head
-is exchanged for ours by prefix. Whatever is not recognised so (another head, a finish reason, usage, tool calls, a
+and behind that string is learned, and those of the frame that come in a row are told by it and not parsed
+(`push_read`). Other chunks are parsed; they mostly begin alike (id, object, created, model), and that head is
+exchanged for ours by prefix. Whatever is not recognised so (another head, a finish reason, usage, tool calls, a
 missing role) is taken apart to its top-level values, which stay the bytes they were, and put together again.
 
 The chunk that carries the last finish reason, and whatever follows it, is held back until the stream's end: it may

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from typing import Any
 
 import msgspec
 
@@ -31,6 +32,11 @@ COUNT_FIELDS = ("n", "n_cmpl")
 _REMOVED_FROM_EXTRA_BODY = REDIRECTING_FIELDS | {"model", *COUNT_FIELDS, *LIMIT_FIELDS, *FOREIGN_LIMIT_FIELDS}
 """An upstream that merges `extra_body` must not find another model in it, or what nobody has held money for."""
 
+MAX_FIELDS = 1_000
+"""Of an object that is looked into: each costs time, and 10 MB have room for a million."""
+_SMALL_BYTES = 16_384
+"""An object with no room for so many fields that they need counting while they are read."""
+
 _Fields = dict[str, msgspec.Raw]
 _decoder = msgspec.json.Decoder(_Fields)
 _encoder = msgspec.json.Encoder()
@@ -47,10 +53,6 @@ _is_object = re.compile(rb"{").match
 _is_array = re.compile(rb"\[").match
 
 
-class _Message(msgspec.Struct):
-    content: msgspec.Raw = _NULL
-
-
 class _Part(msgspec.Struct):
     type: str = ""
     image_url: msgspec.Raw = _NULL
@@ -58,7 +60,20 @@ class _Part(msgspec.Struct):
     file: msgspec.Raw = _NULL
 
 
+class _Message(msgspec.Struct):
+    content: list[_Part] | str | None = None
+
+
+class _OddMessage(msgspec.Struct):
+    content: msgspec.Raw = _NULL
+
+
+class _Name(str):
+    """Name of a field that was counted."""
+
+
 _messages_decoder = msgspec.json.Decoder(list[_Message])
+_odd_messages_decoder = msgspec.json.Decoder(list[_OddMessage])
 _parts_decoder = msgspec.json.Decoder(list[_Part])
 _string_decoder = msgspec.json.Decoder(str)
 _integer_decoder = msgspec.json.Decoder(int)
@@ -136,13 +151,30 @@ def _decode(body: bytes) -> _Fields:
     try:
         if not body.isascii():
             body.decode()
-        return _decoder.decode(body)
+        return _read_object(body)
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"The body is not UTF-8 at byte {error.start}.", code="invalid_json") from None
     except msgspec.ValidationError:
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json") from None
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}", code="invalid_json") from None
+
+
+def _read_object(text: bytes | msgspec.Raw, name: str | None = None) -> _Fields:
+    """An object's fields. InvalidRequest, naming the object, when there are too many; MsgspecError if it is none."""
+    count = 0
+
+    def counted(_: type, field: Any) -> _Name:
+        nonlocal count
+        count += 1
+        if count > MAX_FIELDS:
+            raise InvalidRequest(f"{name or 'The body'} has more than {MAX_FIELDS} fields.", param=name)
+        return _Name(field)
+
+    if _size(text) <= _SMALL_BYTES:
+        return _decoder.decode(text)
+    fields = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=counted).decode(text)
+    return {str(field): raw for field, raw in fields.items()}
 
 
 def _remove_redirections(fields: _Fields) -> tuple[str, ...]:
@@ -153,7 +185,7 @@ def _remove_redirections(fields: _Fields) -> tuple[str, ...]:
         del fields[name]
     extra = fields.get("extra_body")
     if extra is not None and _is_object(extra):
-        inner = _decoder.decode(extra)
+        inner = _read_object(extra, "extra_body")
         found = [name for name in inner if name in _REMOVED_FROM_EXTRA_BODY]
         if found:
             for name in found:
@@ -253,7 +285,7 @@ def _stream_options(fields: _Fields, stream: bool) -> tuple[bool, msgspec.Raw]:
     if not stream:
         raise InvalidRequest("stream_options is only allowed with stream: true.", param="stream_options")
     try:
-        options = _decoder.decode(raw)
+        options = _read_object(raw, "stream_options")
     except msgspec.MsgspecError:
         raise InvalidRequest("stream_options must be an object.", param="stream_options", code="invalid_type") from None
     include = options.get("include_usage", _NULL)
@@ -275,7 +307,7 @@ def _media(fields: _Fields) -> tuple[int, int]:
     return sum(_size(getattr(part, part.type)) for part in parts), len(parts)
 
 
-def _size(raw: msgspec.Raw) -> int:
+def _size(raw: bytes | msgspec.Raw) -> int:
     """Length in bytes, without the copy that `bytes` would make."""
     return memoryview(raw).nbytes
 
@@ -289,13 +321,19 @@ def _media_parts(messages: msgspec.Raw) -> list[_Part]:
         return []
     try:
         contents = [message.content for message in _messages_decoder.decode(messages)]
-    except msgspec.ValidationError:
-        return []
+    except msgspec.MsgspecError:
+        return _media_among_odd(messages)
+    return [part for content in contents if content.__class__ is list for part in content if part.type in _MEDIA_TYPES]
+
+
+def _media_among_odd(messages: msgspec.Raw) -> list[_Part]:
+    """The same, where one of the messages or parts is of another form."""
     found: list[_Part] = []
-    for content in contents:
-        if _is_array(content):
-            with contextlib.suppress(msgspec.ValidationError):
-                found += [part for part in _parts_decoder.decode(content) if part.type in _MEDIA_TYPES]
+    with contextlib.suppress(msgspec.MsgspecError):
+        for message in _odd_messages_decoder.decode(messages):
+            if _is_array(message.content):
+                with contextlib.suppress(msgspec.MsgspecError):
+                    found += [part for part in _parts_decoder.decode(message.content) if part.type in _MEDIA_TYPES]
     return found
 
 

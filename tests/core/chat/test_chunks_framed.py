@@ -62,7 +62,14 @@ def driven(kind: type[Watched], reads: list[bytes], *, include_usage: bool = Fal
     except UpstreamFailed:
         failed = True
     counts = (one.text_bytes, one.counted_bytes, one.usage, one.done, one.finish_reasons)
-    return {"out": exact(out), "last": exact(last), "failed": failed, "counts": counts, "framed": framed, "single": one.single}
+    return {
+        "out": exact(out),
+        "last": exact(last),
+        "failed": failed,
+        "counts": counts,
+        "framed": framed,
+        "single": one.single,
+    }
 
 
 def same(reads: list[bytes], **options: Any) -> dict[str, Any]:

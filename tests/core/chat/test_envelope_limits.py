@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from core.chat.envelope import FOREIGN_LIMIT_FIELDS, UNLIMITED_TOKENS, Envelope, read_envelope
+from core.chat.envelope import FOREIGN_LIMIT_FIELDS, MAX_FIELDS, UNLIMITED_TOKENS, Envelope, read_envelope
+from core.errors import InvalidRequest
 
 HELLO = b'"model":"m","messages":[{"role":"user","content":"Hello"}]'
 
@@ -110,3 +111,19 @@ def test_nothing_that_costs_hides_in_extra_body(name: str) -> None:
     envelope = read(b'"max_tokens":5,"extra_body":{"%s":900,"seed":1}' % name.encode())
     assert envelope.ignored == (f"extra_body.{name}",)
     assert raw_fields(envelope.upstream_body(model="up", stream=False, limit=None))["extra_body"] == b'{"seed":1}'
+
+
+@pytest.mark.parametrize("where", [None, "extra_body", "stream_options"])
+def test_endless_fields_are_refused_before_they_cost_time(where: str | None) -> None:
+    """As many as are allowed reach the upstream, of any size; one more names the object that has them."""
+
+    def holding(count: int) -> bytes:
+        fields = b",".join([b'"field %d":"%s"' % (number, b"x" * 20) for number in range(count)])
+        return fields if where is None else b'"stream":true,"%b":{%b}' % (where.encode(), fields)
+
+    most = MAX_FIELDS - (2 if where is None else 0)
+    assert len(sent(holding(most))) >= 3
+    with pytest.raises(InvalidRequest) as refused:
+        read(holding(most + 1))
+    assert refused.value.param == where
+    assert str(MAX_FIELDS) in str(refused.value)
