@@ -55,6 +55,10 @@ class WorldRouterError(Exception):
         """Further metadata of the ErrorInfo, besides request id, param and code."""
         return {}
 
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """Trailing metadata that goes to the caller of an HTTP edge as headers."""
+        return ()
+
 
 class InvalidRequest(WorldRouterError):
     """The request is malformed; `param` names the field."""
@@ -157,10 +161,19 @@ class RequestTooLarge(WorldRouterError):
 
 
 class RateLimited(WorldRouterError):
-    """A rate or concurrency limit, ours or that of every upstream of the model."""
+    """A rate or concurrency limit, ours or that of every upstream of the model; `headers` say what is left of ours."""
 
     reason = "RATE_LIMIT_EXCEEDED"
     code = "rate_limit_exceeded"
+
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, headers: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self._headers = headers
+
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        return self._headers
 
 
 class ServiceUnavailable(WorldRouterError):

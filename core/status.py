@@ -105,7 +105,7 @@ def abort_details(
     status.details.add().Pack(_error_info(shown, request_id, redact))
     if shown.retry_after_s is not None:
         status.details.add().Pack(RetryInfo(retry_delay=_duration(shown.retry_after_s)))
-    trailing = ((REQUEST_ID_KEY, request_id), (DETAILS_KEY, status.SerializeToString()))
+    trailing = ((REQUEST_ID_KEY, request_id), *shown.headers(), (DETAILS_KEY, status.SerializeToString()))
     return AbortDetails(code, message, trailing)
 
 

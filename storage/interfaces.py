@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
 from storage.records import (
+    RATE_SLICE_US,
     UNVERSIONED,
     Account,
     AccountChanges,
@@ -34,6 +35,8 @@ from storage.records import (
     Once,
     Payment,
     Price,
+    RateAsk,
+    RateShare,
     Refund,
     SecretHash,
     Settlement,
@@ -394,6 +397,26 @@ class LeaseStore(Protocol):
         ...
 
 
+class RateStore(Protocol):
+    """What is in use of limits per minute, by the database's clock."""
+
+    async def exchange_rates(self, asks: Sequence[RateAsk], *, slice_us: int = RATE_SLICE_US) -> list[RateShare]:
+        """Take units of limits, and bring others back, in one transaction; the answers in the order of the asks.
+
+        Each limit is asked for once at most. `slice_us` is how long a slice lasts. Repeated, it takes again; what
+        nobody uses or returns is free again after a minute.
+        """
+        ...
+
+    async def rates_in_use(self, limit_ids: Sequence[str], *, slice_us: int = RATE_SLICE_US) -> dict[str, int]:
+        """Units of limits that are in use now, or set aside by a core; limits of which nothing is are left out."""
+        ...
+
+    async def forget_rates(self) -> None:
+        """Remove what is known of limits of which nothing has been in use for a while. Safe to repeat."""
+        ...
+
+
 class AuditStore(Protocol):
     """Proof that the ledger is whole and that the accounts are what it says. Nothing here repairs anything."""
 
@@ -438,6 +461,7 @@ class Store(
     PaymentStore,
     UsageStore,
     LeaseStore,
+    RateStore,
     AuditStore,
     IdempotencyStore,
     Protocol,

@@ -6,7 +6,7 @@ the Unix epoch by the database's clock unless a field says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
@@ -86,6 +86,41 @@ class Limit(msgspec.Struct, frozen=True, gc=False):
     measure: LimitMeasure
     period: LimitPeriod
     amount: int
+
+
+RATE_SLICES = 60
+"""Slices of a minute: what is taken of a limit per minute is in use until so many slices later."""
+RATE_SLICE_US = 1_000_000
+"""How long a slice lasts."""
+
+
+class RateAsk(msgspec.Struct, frozen=True):
+    """What a core asks of a limit of `amount` units per minute, all counts 0 or more.
+
+    `needs` are those of requests that wait, in order: each is met whole or not at all; `share` is wanted beside them.
+    `returned` are units that were taken and not used, by the slice that they were taken in; `owed` were used beyond
+    what was taken.
+    """
+
+    limit_id: str
+    amount: int
+    needs: tuple[int, ...] = ()
+    share: int = 0
+    returned: Mapping[int, int] = msgspec.field(default_factory=dict)
+    owed: int = 0
+
+
+class RateShare(msgspec.Struct, frozen=True):
+    """What a core got: `taken` units in the slice of this number, which began `into_us` ago by the database's clock.
+
+    `used` is what all cores have in use since, by slice.
+    """
+
+    limit_id: str
+    taken: int
+    slice: int
+    into_us: int
+    used: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)

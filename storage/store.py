@@ -20,6 +20,7 @@ from storage.limits import SqlLimits
 from storage.migrate import refuse_outdated
 from storage.payments import SqlPayments
 from storage.postgres import PostgresDatabase
+from storage.rates import SqlRates
 from storage.refunds import SqlRefunds
 from storage.sqlite import SqliteDatabase
 from storage.url import SQLITE, parse
@@ -40,6 +41,7 @@ class SqlStore(
     SqlPayments,
     SqlUsage,
     SqlLeases,
+    SqlRates,
     SqlAudits,
     SqlIdempotency,
 ):

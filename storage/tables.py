@@ -322,6 +322,17 @@ payments = Table(
     sqlite_strict=True,
 )
 
+# What is in use of limits per minute, by slices of time: see `storage.windows`. No reference to the limits: a row is
+# of use for two minutes at most, and changed by requests that know nothing of a limit's end.
+rate_windows = Table(
+    "rate_windows",
+    metadata,
+    Column("limit_id", Text, primary_key=True),
+    Column("used", Text, nullable=False),
+    Column("changed_us", BIGINT, nullable=False),
+    sqlite_strict=True,
+)
+
 idempotency = Table(
     "idempotency",
     metadata,

@@ -1,0 +1,48 @@
+"""How much of a limit per minute is in use: counts by slice of time, and what may be taken beside them.
+
+A minute is RATE_SLICES slices. What is taken in a slice is in use until so many slices later: no minute, whenever it
+begins, sees more than the limit (to within a slice).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from storage.records import RATE_SLICES, RateAsk
+
+Window = dict[int, int]
+"""Units in use by the slice that they were taken in, counted since the Unix epoch."""
+
+
+def current(window: Window, slice_: int) -> Window:
+    """Without what is in use no more. What was taken later than now, before the clock was set back, was taken now."""
+    found: Window = {}
+    for taken_in, units in window.items():
+        if taken_in > slice_ - RATE_SLICES:
+            at = min(taken_in, slice_)
+            found[at] = found.get(at, 0) + units
+    return found
+
+
+def exchange(window: Window, slice_: int, ask: RateAsk) -> tuple[Window, int]:
+    """The window after one core's ask in this slice, and how many units the core got.
+
+    What it brings back frees the slices that it was taken in, never more than they count; what it owes counts
+    whether there is room or not.
+    """
+    left = current(window, slice_)
+    for taken_in, units in ask.returned.items():
+        if taken_in in left:
+            left[taken_in] -= min(units, left[taken_in])
+    taken = _fitting(ask.needs, ask.share, ask.amount - sum(left.values()) - ask.owed)
+    left[slice_] = left.get(slice_, 0) + ask.owed + taken
+    return {taken_in: units for taken_in, units in left.items() if units}, taken
+
+
+def _fitting(needs: Sequence[int], share: int, room: int) -> int:
+    """Of the needs, in order, those that there is room for, and of the share what room is left."""
+    taken = 0
+    for need in needs:
+        if need <= room - taken:
+            taken += need
+    return taken + max(min(share, room - taken), 0)
