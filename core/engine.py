@@ -20,6 +20,7 @@ from core.money.ledger import LedgerWriter
 from core.money.ratios import TextRatios
 from core.money.rollups import roll_up_forever
 from core.providers.base import Provider
+from core.rates.rates import Rates
 from core.settings import Settings
 from storage.interfaces import Store, StoreError
 from storage.records import UNVERSIONED, Configuration, Settlement
@@ -69,6 +70,7 @@ class Engine:
             clock=time.monotonic,
             new_lease_id=lambda: "lease_" + ids.new(),
         )
+        self.rates = Rates(store, clock=time.monotonic, timeout_s=settings.timeouts.admission_s)
         self.auditor = Auditor(store, self.escrow, every_s=settings.money.audit_every_s, clock=time.monotonic)
         self.pipeline = self._make_pipeline(catalog, providers, observe, metrics.changed, client_gone)
         metrics.watch(
@@ -92,6 +94,7 @@ class Engine:
             self.escrow,
             self.ledger,
             ratios,
+            self.rates,
             timeout_s=limits.admission_s,
             credits_url=settings.core.credits_url or None,
             max_body_bytes=settings.core.max_body_bytes,
@@ -127,6 +130,7 @@ class Engine:
         self.keep(self.ledger.run())
         self.keep(self.pipeline.sweep_forever())
         self.keep(self._maintain_leases())
+        self.keep(self.rates.run())
         self.keep(self.auditor.run())
         self.keep(roll_up_forever(self._store))
 
@@ -148,6 +152,7 @@ class Engine:
         while True:
             await asyncio.sleep(min(MAINTENANCE_S, every_s))
             self.escrow.give_back_idle()
+            self.rates.tick()
             if time.monotonic() - renewed_s < every_s:
                 continue
             try:
@@ -173,6 +178,7 @@ class Engine:
             async with asyncio.timeout(FLUSH_TIMEOUT_S):
                 await self.ledger.drained()
                 await self.escrow.close()
+                await self.rates.close()
         except (TimeoutError, StoreError) as error:
             _log.error("The ledger could not be flushed: %s", error)
         for task in tuple(self._tasks):

@@ -7,12 +7,12 @@ from http import HTTPStatus
 
 import grpc
 
-from edge.errors import REQUEST_ID
+from edge.errors import RATE_LIMIT_PREFIX, REQUEST_ID
 
 _STATUS_LINES: Mapping[int, str] = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
 }
-_FOR_CLIENTS = ("x-worldrouter-", "x-ratelimit-")
+FOR_CLIENTS = ("x-worldrouter-", RATE_LIMIT_PREFIX)
 
 ANSWER_HEADERS: Mapping[str, tuple[str, str]] = {
     REQUEST_ID: ("string", "Id of the request, on every answer. Name it when you ask for help."),
@@ -22,6 +22,12 @@ ANSWER_HEADERS: Mapping[str, tuple[str, str]] = {
         "integer",
         "The output limit that the balance allowed, lower than what was asked for.",
     ),
+    "x-ratelimit-limit-requests": ("integer", "Requests per minute of the tightest limit; not sent without one."),
+    "x-ratelimit-remaining-requests": ("integer", "Requests that this limit has room for now."),
+    "x-ratelimit-reset-requests": ("string", "How long until all of it is free again, such as `12ms` or `1m0s`."),
+    "x-ratelimit-limit-tokens": ("integer", "Tokens per minute of the tightest limit; not sent without one."),
+    "x-ratelimit-remaining-tokens": ("integer", "Tokens that this limit has room for now."),
+    "x-ratelimit-reset-tokens": ("string", "How long until all of it is free again, such as `12ms` or `1m0s`."),
     "Retry-After": ("integer", "Seconds after which to try again."),
     "x-should-retry": ("string", "`false`: the router has made its attempts already."),
     "WWW-Authenticate": ("string", "The scheme of the key: `Bearer`."),
@@ -29,10 +35,7 @@ ANSWER_HEADERS: Mapping[str, tuple[str, str]] = {
 }
 """What an answer may carry for the client, beside what HTTP itself needs: JSON Schema's type, and what it means."""
 
-EXPOSED_HEADERS = (
-    *ANSWER_HEADERS,
-    *(f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset") for unit in ("requests", "tokens")),
-)
+EXPOSED_HEADERS = tuple(ANSWER_HEADERS)
 """What pages of other origins may read of an answer: no browser takes a pattern here."""
 
 
@@ -56,7 +59,7 @@ def answer_headers(base: Mapping[str, str], metadata: grpc.aio.Metadata, overhea
     """Headers of a completion: `base`, what the core's initial metadata has for the client, its overhead."""
     headers = dict(base)
     for key, value in metadata:
-        if key == REQUEST_ID or key.startswith(_FOR_CLIENTS):
+        if key == REQUEST_ID or key.startswith(FOR_CLIENTS):
             headers[key] = str(value)
     if overhead_us is not None:
         headers["x-worldrouter-overhead-ms"] = f"{overhead_us // 1000}.{overhead_us % 1000:03d}"

@@ -21,6 +21,7 @@ _LOGGER = logging.getLogger(__name__)
 DOMAIN = "worldrouter"
 DETAILS_KEY = "grpc-status-details-bin"
 REQUEST_ID = "x-request-id"
+RATE_LIMIT_PREFIX = "x-ratelimit-"
 RETRIED = frozenset({429, 503})
 """Statuses that always say after how long to try again: 1 s when nobody knows better."""
 _CALLER, _SERVER = "invalid_request_error", "server_error"
@@ -93,6 +94,8 @@ class Problem:
     param: str | None = None
     retry_after_s: int | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
+    limits: Mapping[str, str] = field(default_factory=dict)
+    """Headers that say what is left of rate limits."""
 
     def body(self) -> bytes:
         """The JSON object `{"error": …}`."""
@@ -107,7 +110,7 @@ class Problem:
 
     def headers(self) -> dict[str, str]:
         """The headers of the HTTP answer."""
-        headers = {"Content-Type": "application/json", REQUEST_ID: self.request_id}
+        headers = {"Content-Type": "application/json", REQUEST_ID: self.request_id, **self.limits}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         if self.retry_after_s is not None:
@@ -166,7 +169,8 @@ class Problems:
         if retry_after_s is None and status in RETRIED:
             retry_after_s = 1
         code, param = extra.pop("code", "") or code, extra.pop("param", "") or None
-        return Problem(status, kind, code, message or code, request_id, param, retry_after_s, extra)
+        limits = _rate_limits(error) if status == 429 else {}
+        return Problem(status, kind, code, message or code, request_id, param, retry_after_s, extra, limits)
 
     def _bland(self, request_id: str) -> str:
         ask = f"write to {self._contact} and name" if self._contact else "if it stays, report"
@@ -202,6 +206,12 @@ def _details(error: grpc.aio.AioRpcError) -> tuple[error_details_pb2.ErrorInfo |
             candidate = error_details_pb2.ErrorInfo.FromString(detail.value)
             info = candidate if candidate.domain == DOMAIN else info
     return info, retry_after_s
+
+
+def _rate_limits(error: grpc.aio.AioRpcError) -> dict[str, str]:
+    """From the end of a call that our own limits refused, from the beginning of one that an upstream's did."""
+    metadata = (*(error.initial_metadata() or ()), *(error.trailing_metadata() or ()))
+    return {key: str(value) for key, value in metadata if key.startswith(RATE_LIMIT_PREFIX)}
 
 
 def _request_id(error: grpc.aio.AioRpcError) -> str:

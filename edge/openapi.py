@@ -11,8 +11,8 @@ import msgspec
 from aiohttp import web
 
 from edge import schemas
-from edge.answer import ANSWER_HEADERS
-from edge.errors import OWN, REASONS, REQUEST_ID, RETRIED, Problem
+from edge.answer import ANSWER_HEADERS, FOR_CLIENTS
+from edge.errors import OWN, RATE_LIMIT_PREFIX, REASONS, REQUEST_ID, RETRIED, Problem
 from edge.models import ModelList, ModelObject
 from edge.payments import PAGE_PATH
 
@@ -53,7 +53,7 @@ OPERATIONS: Mapping[str, Operation] = {
         summary="Answer a chat, whole or as a stream",
         errors=[status for status in STATUSES if status not in _NO_CHAT],
         answer=schemas.ChatCompletion,
-        headers=[name for name in ANSWER_HEADERS if name == REQUEST_ID or name.startswith("x-worldrouter-")],
+        headers=[name for name in ANSWER_HEADERS if name == REQUEST_ID or name.startswith(FOR_CLIENTS)],
         is_chat=True,
     ),
     "GET /v1/models": Operation(
@@ -171,6 +171,8 @@ def _error(status: int) -> dict[str, Any]:
     code, kind = next(iter(kinds.items()))
     problem = Problem(status, kind, code, message, _EXAMPLE_ID, retry_after_s=1 if status in RETRIED else None)
     headers = [name for name in problem.headers() if name in ANSWER_HEADERS]
+    if status == 429:
+        headers += [name for name in ANSWER_HEADERS if name.startswith(RATE_LIMIT_PREFIX)]
     return {
         "description": f"{phrase}: " + ", ".join(f"`{code}`" for code in kinds),
         "headers": _headers([*headers, "Allow"] if status == 405 else headers),

@@ -6,6 +6,7 @@ import asyncio
 
 import msgspec
 
+from core.call import Policy
 from core.catalog import Model
 from core.chat.envelope import Envelope
 from core.errors import InsufficientBalance, RequestTooLarge, ServiceUnavailable
@@ -14,9 +15,13 @@ from core.money.ledger import LedgerWriter
 from core.money.meter import Estimate
 from core.money.pricing import affordable_output_tokens, hold_nano_usd, usd_text
 from core.money.ratios import TextRatios
+from core.rates.rates import Passed, Rates
 
 MIN_LOWERED_TOKENS = 1_024
 """An output limit that the caller did not set is lowered to what the balance can pay, but not below this."""
+
+EXPECTED_OUTPUT_TOKENS = 512
+"""What a request without an output limit is expected to write, as far as tokens per minute are concerned."""
 
 SLACK_TOKENS = 4_096
 """What a provider may count beyond the bytes of a request: templates, hidden instructions."""
@@ -38,6 +43,7 @@ class Admission:
         escrow: Escrow,
         ledger: LedgerWriter,
         ratios: TextRatios,
+        rates: Rates,
         *,
         timeout_s: float,
         credits_url: str | None,
@@ -46,6 +52,7 @@ class Admission:
         self._escrow = escrow
         self._ledger = ledger
         self._ratios = ratios
+        self._rates = rates
         self._timeout_s = timeout_s
         self._credits_url = credits_url
         self._max_body_bytes = max_body_bytes
@@ -98,6 +105,21 @@ class Admission:
             return Reserved(await self._hold(account_id, model, estimate), estimate, lowered)
         except OutOfFunds as funds:
             raise self._insufficient(model, estimate, funds, 0) from None
+
+    async def count(self, policy: Policy, key_id: str | None, envelope: Envelope, model: Model) -> Passed | None:
+        """Count a request in its limits per minute, before any money is held; None if it has none.
+
+        RateLimited; RequestTooLarge for what never fits; ServiceUnavailable.
+        """
+        text_tokens = int(envelope.text_bytes / self._ratios.of(model.id).mean_input)
+        least = text_tokens + envelope.media * model.max_image_tokens + 1
+        expected = least
+        if envelope.max_output is None:
+            expected += envelope.choices * min(model.max_output_tokens, EXPECTED_OUTPUT_TOKENS)
+        else:
+            least += envelope.choices * min(max(envelope.max_output, envelope.foreign_limit), model.max_output_tokens)
+            expected = least
+        return await self._rates.admit(policy.limits, token_count=expected, least_token_count=least, key_id=key_id)
 
     async def _hold(self, account_id: str, model: Model, estimate: Estimate) -> Hold | None:
         amount = _amount(model, estimate)

@@ -32,6 +32,7 @@ from core.errors import (
 )
 from core.money.meter import FREE_STATUSES, Meter, Outcome, Status
 from core.money.usage import NO_TOKENS, TokenCounts
+from core.rates.rates import Passed
 
 if TYPE_CHECKING:
     from core.chat.pipeline import Pipeline
@@ -61,6 +62,7 @@ class Exchange:
         self._lowered: int | None = None
         self._most_output = 0
         self._failure: UpstreamFailed | None = None
+        self._passed: Passed | None = None
         self._meter: Meter | None = None
         self._answer: Answer | None = None
         self._pieces: list[bytes] = []
@@ -89,6 +91,9 @@ class Exchange:
         model = self.model = pipeline.catalog.require(envelope.model, see_hidden=self.call.caller.role is Role.OPERATOR)
         if self._stream and not model.streaming:
             raise InvalidRequest(f"The model {model.id!r} cannot stream.", param="stream")
+        caller = self.call.caller
+        if caller.policy is not None:
+            self._passed = await pipeline.admission.count(caller.policy, caller.key_id, envelope, model)
         reserved = await pipeline.admission.reserve(self.call.caller.payer_id, envelope, model)
         self._lowered = reserved.lowered
         self._most_output = reserved.estimate.output_tokens
@@ -120,6 +125,8 @@ class Exchange:
             found.append(("x-worldrouter-ignored", ",".join(self._envelope.ignored)))
         if self._lowered is not None:
             found.append(("x-worldrouter-max-tokens", str(self._lowered)))
+        if self._passed is not None:
+            found += self._passed.headers()
         return tuple(found)
 
     # A whole answer
@@ -344,6 +351,16 @@ class Exchange:
             self.tokens = self._produced(produced or status)
             # Nobody waits for the commit, so the charge is not given up however long it takes.
             self._meter.finish(self._outcome(status, reason)).cancel()
+        passed, self._passed = self._passed, None
+        if passed is not None:
+            passed.ended(self._counted_tokens())
+
+    def _counted_tokens(self) -> int:
+        """What tokens per minute are charged; what no upstream can have counted is not believed."""
+        tokens = self.tokens
+        if self._meter is None:
+            return 0
+        return self._meter.plausible(tokens.prompt + tokens.completion)
 
     async def _settle(self) -> None:
         """Charge a complete answer. The upstream may end its connection properly meanwhile, which saves a new one."""

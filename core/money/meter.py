@@ -131,6 +131,10 @@ class Meter:
         """Whether these counts are an upstream's own, and possible."""
         return not tokens.estimated and not self._estimate.is_absurd(tokens)
 
+    def plausible(self, token_count: int) -> int:
+        """So many tokens, or the most that this request can have used."""
+        return min(token_count, self._estimate.most_input_tokens + self._estimate.most_output_tokens)
+
     def on_commit(self, charged: Charge | None) -> None:
         """The settlement is durable; `charged` if that is not what it says."""
         if self._hold is not None:

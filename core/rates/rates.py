@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -71,6 +72,7 @@ class Rates:
         self._shares: dict[str, Share] = {}
         self._due: dict[str, Share] = {}
         self._wake = asyncio.Event()
+        self._asking = asyncio.Lock()
         self._forgot_s = clock()
 
     async def admit(
@@ -78,8 +80,8 @@ class Rates:
     ) -> Passed | None:
         """Count a request and the tokens that it is expected to take in all limits per minute; None without any.
 
-        RateLimited when one has no room now, RequestTooLarge when `least_token_count` is more than one ever has; then it
-        counts in none of them. ServiceUnavailable when the store does not answer. `key_id` is the caller's key.
+        RateLimited when one has no room now, RequestTooLarge when `least_token_count` is more than one ever has: then
+        it counts in none of them. ServiceUnavailable when the store does not answer. `key_id` is the caller's key.
         """
         now_s = self._clock()
         wanted: list[tuple[Share, int]] = []
@@ -137,10 +139,19 @@ class Rates:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while self._due:
-                due = [self._due.pop(limit_id) for limit_id in tuple(self._due)[:MAX_ASKS]]
-                await self._exchange(due)
+            await self._ask_all()
             await self._forget()
+
+    async def close(self) -> None:
+        """Bring everything back, when nothing runs any more and nobody waits."""
+        async with self._asking:  # after whatever is under way
+            self._due = {limit_id: share for limit_id, share in self._shares.items() if share.rest(math.inf)}
+        await self._ask_all()
+
+    async def _ask_all(self) -> None:
+        async with self._asking:
+            while self._due:
+                await self._exchange([self._due.pop(limit_id) for limit_id in tuple(self._due)[:MAX_ASKS]])
 
     def _share(self, limit: Limit, now_s: float) -> Share:
         share = self._shares.get(limit.id)

@@ -20,7 +20,7 @@ _LEAST_PACE_S = 0.25
 
 
 class Waiter(msgspec.Struct, eq=False):
-    """A request that needs more than its core has at hand; it is told the slice of its units, None if there are none."""
+    """A request that needs more than its core has at hand: it is told the slice of its units, None if it gets none."""
 
     need: int
     granted: asyncio.Future[int | None]
@@ -37,8 +37,8 @@ class Room(msgspec.Struct, frozen=True, gc=False):
 class Share:
     """What a core has of a limit: `free` units that are taken in the store and used by nobody.
 
-    All times are seconds of one monotonic clock. `room` is what the store had left when it was last asked, `_frees` when
-    how much of that is in use comes free.
+    All times are seconds of one monotonic clock. `_room` is what the store had left when it was last asked, `_frees`
+    when how much comes free of what is in use.
     """
 
     __slots__ = (
@@ -83,19 +83,19 @@ class Share:
         return self._slice
 
     def wait_s(self, need: int, now_s: float) -> float | None:
-        """How long until there is room for so many units, as far as is known; None when it is worth asking the store."""
+        """How long until there is room for so many units; None when it is not known: the store is to be asked."""
         if now_s >= self._ask_again_s or need <= self.free + self._left(now_s):
             return None
         return self.room_in_s(need, now_s)
 
     def room_in_s(self, need: int, now_s: float) -> float:
         """How long until there is room for so many units, if nobody takes any until then."""
-        missing, due_s = need - self.free - self._left(now_s), now_s
-        for due_s, units in reversed(self._frees):
+        missing = need - self.free - self._left(now_s)
+        for free_s, units in reversed(self._frees):
             missing -= units
             if missing <= 0:
-                break
-        return due_s - now_s
+                return free_s - now_s
+        return 0.0
 
     def wants_more(self, now_s: float) -> bool:
         """Whether it is time to ask for more, ahead of need."""
@@ -130,10 +130,15 @@ class Share:
 
     def rest(self, now_s: float) -> bool:
         """Bring back what an idle share has left; whether there is anything to tell the store."""
-        if self.free and now_s - self._used_s >= IDLE_S:
-            self._returned[self._slice] = self._returned.get(self._slice, 0) + self.free
-            self.free = self._target = 0
+        if now_s - self._used_s >= IDLE_S:
+            self._target = self._used = 0
+            self._bring_back()
         return bool(self._returned or self._owed)
+
+    def _bring_back(self) -> None:
+        if self.free:
+            self._returned[self._slice] = self._returned.get(self._slice, 0) + self.free
+            self.free = 0
 
     def is_forgettable(self, now_s: float) -> bool:
         """Whether nothing is lost without it."""
@@ -148,9 +153,11 @@ class Share:
         """
         self.waiters = [waiter for waiter in self.waiters if not waiter.granted.done()]
         needs = tuple(waiter.need for waiter in self.waiters)
+        if needs:
+            self._used_s = now_s
+            self._bring_back()  # what none of them could use alone they may together with what others left
         pace = (self._used + sum(needs)) / max(now_s - self._asked_s, _LEAST_PACE_S)
         self._target = min(self.limit.amount // SHARE_PARTS, int(pace * SHARE_S))
-        self._used_s = now_s if needs else self._used_s
         self._used, self._asked_s, self.asking = 0, now_s, True
         returned, self._returned = self._returned, {}
         owed, self._owed = self._owed, 0

@@ -18,7 +18,7 @@ import msgspec
 import pytest
 
 from core.access_log import AccessRecord
-from core.call import Call, Caller, Role
+from core.call import Call, Caller, Policy, Role
 from core.catalog import Catalog, Endpoint, Model, price_of
 from core.chat.admission import Admission
 from core.chat.dispatch import TimeLimits
@@ -29,6 +29,7 @@ from core.money.ledger import LedgerWriter
 from core.money.ratios import TextRatios
 from core.providers.script import Script
 from core.providers.scripted import ScriptedProvider
+from core.rates.rates import Rates
 from storage.interfaces import CommitUnknown, Store, StoreUnavailable
 from storage.migrate import migrate
 from storage.records import Settlement
@@ -169,6 +170,12 @@ class FaultyStore:
 
 
 @pytest.fixture
+def faulty() -> Callable[[Store], FaultyStore]:
+    """A function that puts a store's faults at the test's command."""
+    return FaultyStore
+
+
+@pytest.fixture
 def clock() -> FakeClock:
     """A clock that stands still."""
     return FakeClock()
@@ -231,6 +238,7 @@ class Router:
     pipeline: Pipeline
     providers: dict[str, ScriptedProvider]
     escrow: Escrow
+    rates: Rates
     store: Any
     clock: Any
     records: list[AccessRecord]
@@ -243,14 +251,21 @@ class Router:
         made = self.providers[provider] = ScriptedProvider(msgspec.convert(script, Script), record=True)
         return made
 
-    def open(self, body: Mapping[str, Any] | bytes, *, stream: bool, role: Role = Role.API_KEY) -> Exchange:
+    def open(
+        self,
+        body: Mapping[str, Any] | bytes,
+        *,
+        stream: bool,
+        role: Role = Role.API_KEY,
+        policy: Policy | None = None,
+    ) -> Exchange:
         """Begin an exchange; the body is completed to a small request for model "m"."""
         if not isinstance(body, bytes):
             plain = {"model": "m", "messages": [{"role": "user", "content": "one two three"}], "max_tokens": 100}
             body = json.dumps(
                 {name: value for name, value in (plain | dict(body)).items() if value is not None}
             ).encode()
-        call = Call(f"req{next(self.numbers)}", "", Caller(role, "a", "key_1"))
+        call = Call(f"req{next(self.numbers)}", "", Caller(role, "a", "key_1", policy=policy))
         return self.pipeline.open(call, body, stream=stream)
 
     async def unary(self, body: Mapping[str, Any] | bytes, **options: Any) -> dict[str, Any]:
@@ -359,6 +374,7 @@ async def router(
         settle_timeout_s=5.0,
     )
     ratios = TextRatios()
+    rates = Rates(store, clock=clock, timeout_s=1.0)  # type: ignore[arg-type]
     pipeline = Pipeline(
         catalog=Catalog.of(
             [
@@ -367,6 +383,7 @@ async def router(
                 _model("four", endpoints=(1, 2, 3, 4)),
                 _model("drained", endpoints=(3, 4)),
                 _model("free", nano_usd=0),
+                _model("dear", nano_usd=1_000_000_000),
                 _model("hidden", public=False),
                 _model("unstreamed", streaming=False),
                 _model("slow", first_token_timeout_s=300.0),
@@ -379,7 +396,7 @@ async def router(
         escrow=escrow,
         ledger=ledger,
         ratios=ratios,
-        admission=Admission(escrow, ledger, ratios, timeout_s=1.0, credits_url=None),
+        admission=Admission(escrow, ledger, ratios, rates, timeout_s=1.0, credits_url=None),
         core_id="core_1",
         clock=clock,
         wall_clock=lambda: 1_800_000_000.5,
@@ -387,14 +404,15 @@ async def router(
         observe_changed=lambda asked, charged: changes.append((asked, charged)),
         client_gone=(asyncio.CancelledError, GeneratorExit),
     )
-    writer = asyncio.ensure_future(ledger.run())
-    made = Router(pipeline, providers, escrow, store, clock, records, changes, rows)
+    tasks = [asyncio.ensure_future(work) for work in (ledger.run(), rates.run())]
+    made = Router(pipeline, providers, escrow, rates, store, clock, records, changes, rows)
     yield made
     store.faults.clear()
     store.resume.set()
     await made.settled()
     assert (made.open_calls, escrow.held_nano_usd, pipeline.in_flight) == (0, 0, 0)
     await escrow.close()
-    writer.cancel()
-    await asyncio.gather(writer, return_exceptions=True)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
     conserved()

@@ -118,8 +118,9 @@ class FakeCore(raw_chat_pb2_grpc.RawChatServiceServicer, routing_pb2_grpc.Routin
         message: str,
         metadata: Mapping[str, str] | None = None,
         retry_after_ms: int | None = None,
+        **more: str,
     ) -> None:
-        """End the call as the real core does: ErrorInfo, and RetryInfo when there is a delay."""
+        """End the call as the real core does: ErrorInfo, RetryInfo when there is a delay, further trailers."""
         named = {"request_id": REQUEST_ID, **(metadata or {})}
         details: list[Any] = [any_pb2.Any(), any_pb2.Any()]
         details[0].Pack(error_details_pb2.ErrorInfo(reason=reason, domain="worldrouter", metadata=named))
@@ -128,7 +129,12 @@ class FakeCore(raw_chat_pb2_grpc.RawChatServiceServicer, routing_pb2_grpc.Routin
             delay.FromMilliseconds(retry_after_ms)
             details[1].Pack(error_details_pb2.RetryInfo(retry_delay=delay))
         status = status_pb2.Status(code=code.value[0], message=message, details=details)
-        trailers = (("grpc-status-details-bin", status.SerializeToString()), ("x-request-id", REQUEST_ID))
+        named = {key.replace("_", "-"): value for key, value in more.items()}
+        trailers = (
+            ("grpc-status-details-bin", status.SerializeToString()),
+            ("x-request-id", REQUEST_ID),
+            *named.items(),
+        )
         await context.abort(code, message, trailing_metadata=trailers)
 
     def _saw(self, method: str, request: Any, context: Any) -> None:

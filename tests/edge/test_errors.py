@@ -267,3 +267,28 @@ async def test_the_channel_does_not_retry_what_was_admitted(core: Any, edge: Any
     failing(core, grpc.StatusCode.UNAVAILABLE, "UPSTREAM_ERROR", "Failed.")
     assert (await ask(http, edge))[0] == 502
     assert len(core.calls) == 1
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"stream":true}'], ids=["whole", "stream"])
+@pytest.mark.parametrize("admitted", [False, True], ids=["ours", "upstream"])
+async def test_what_is_left_of_limits(
+    core: Any, edge: Any, http: aiohttp.ClientSession, admitted: bool, body: bytes
+) -> None:
+    """A 429 has it: of our own limits from the trailers, of an upstream's what was said when the call was admitted."""
+    left = {"x_ratelimit_remaining_requests": "0", "x_ratelimit_reset_requests": "59.5s"}
+
+    async def create(request: Any, context: Any) -> None:
+        if admitted:
+            await core.admit(context, **left)
+        reason, trailers = "RATE_LIMIT_EXCEEDED", {} if admitted else left
+        await core.fail(context, STATUSES[reason], reason, "Slowly.", retry_after_ms=12_001, **trailers)
+
+    async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+        await create(request, context)
+        yield
+
+    core.create, core.stream = create, stream
+    status, _, headers = await ask(http, edge, body)
+    assert (status, headers["Retry-After"]) == (429, "13")
+    assert headers["x-ratelimit-remaining-requests"] == "0"
+    assert headers["x-ratelimit-reset-requests"] == "59.5s"

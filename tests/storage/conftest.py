@@ -30,7 +30,7 @@ EMPTY = """
     DELETE FROM usage_daily; DELETE FROM refunds; DELETE FROM configurations; DELETE FROM payments;
     DELETE FROM accounts WHERE kind <> 'house'; UPDATE accounts SET available = 0;
     DELETE FROM prices; DELETE FROM api_keys; DELETE FROM limits; DELETE FROM idempotency;
-    UPDATE revisions SET value = 0;
+    DELETE FROM rate_windows; UPDATE revisions SET value = 0;
 """
 
 

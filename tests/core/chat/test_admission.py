@@ -16,6 +16,7 @@ from core.chat.envelope import Envelope, read_envelope
 from core.errors import InsufficientBalance, ServiceUnavailable
 from core.money.escrow import Escrow, EscrowSettings
 from core.money.ratios import TextRatios
+from core.rates.rates import Rates
 
 USD = 1_000_000_000
 IN, OUT = 1_000, 2_000  # nUSD per token: 1 and 2 USD a thousand
@@ -73,7 +74,8 @@ async def gate(store: Any, clock: Any) -> Gate:
     )
     writer, ratios = Writer(), TextRatios()
     ledger: Any = writer
-    admission = Admission(escrow, ledger, ratios, timeout_s=0.2, credits_url="https://router.example/credits")
+    rates = Rates(store, clock=clock, timeout_s=0.2)
+    admission = Admission(escrow, ledger, ratios, rates, timeout_s=0.2, credits_url="https://router.example/credits")
     return Gate(admission, escrow, ratios, writer, store)
 
 
