@@ -34,7 +34,12 @@ class RawChatServiceStub:
     Initial metadata of every answer: "x-request-id"; where they apply also
     "x-worldrouter-ignored" (fields removed from the request, comma-separated)
     and "x-worldrouter-max-tokens" (the output limit that was lowered to what the
-    balance can pay). On an error before the upstream was called "x-request-id"
+    balance can pay). Where requests or tokens per minute are limited, of the
+    limit that is closest to its end: "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests" (how long until
+    all of it is free again: "12ms", "59.5s", "1m0s"), and the same with
+    "-tokens"; they stand in the trailers of RATE_LIMIT_EXCEEDED as well. On an
+    error before the upstream was called "x-request-id"
     stands in the trailers. Request metadata: "authorization" is required,
     "x-request-id" is kept as the client's own id (128 printable characters at
     most, cut there).
@@ -65,7 +70,12 @@ class RawChatServiceAsyncStub(RawChatServiceStub):
     Initial metadata of every answer: "x-request-id"; where they apply also
     "x-worldrouter-ignored" (fields removed from the request, comma-separated)
     and "x-worldrouter-max-tokens" (the output limit that was lowered to what the
-    balance can pay). On an error before the upstream was called "x-request-id"
+    balance can pay). Where requests or tokens per minute are limited, of the
+    limit that is closest to its end: "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests" (how long until
+    all of it is free again: "12ms", "59.5s", "1m0s"), and the same with
+    "-tokens"; they stand in the trailers of RATE_LIMIT_EXCEEDED as well. On an
+    error before the upstream was called "x-request-id"
     stands in the trailers. Request metadata: "authorization" is required,
     "x-request-id" is kept as the client's own id (128 printable characters at
     most, cut there).
@@ -92,7 +102,12 @@ class RawChatServiceServicer(metaclass=_abc_1.ABCMeta):
     Initial metadata of every answer: "x-request-id"; where they apply also
     "x-worldrouter-ignored" (fields removed from the request, comma-separated)
     and "x-worldrouter-max-tokens" (the output limit that was lowered to what the
-    balance can pay). On an error before the upstream was called "x-request-id"
+    balance can pay). Where requests or tokens per minute are limited, of the
+    limit that is closest to its end: "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests" (how long until
+    all of it is free again: "12ms", "59.5s", "1m0s"), and the same with
+    "-tokens"; they stand in the trailers of RATE_LIMIT_EXCEEDED as well. On an
+    error before the upstream was called "x-request-id"
     stands in the trailers. Request metadata: "authorization" is required,
     "x-request-id" is kept as the client's own id (128 printable characters at
     most, cut there).
