@@ -24,7 +24,7 @@ WorldRouterError
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class WorldRouterError(Exception):
@@ -166,10 +166,8 @@ class RateLimited(WorldRouterError):
     reason = "RATE_LIMIT_EXCEEDED"
     code = "rate_limit_exceeded"
 
-    def __init__(
-        self, message: str, *, retry_after_s: float | None = None, headers: tuple[tuple[str, str], ...] = ()
-    ) -> None:
-        super().__init__(message, retry_after_s=retry_after_s)
+    def __init__(self, message: str, *, headers: tuple[tuple[str, str], ...] = (), **more: Any) -> None:
+        super().__init__(message, **more)
         self._headers = headers
 
     def headers(self) -> tuple[tuple[str, str], ...]:

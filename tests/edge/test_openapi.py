@@ -62,13 +62,18 @@ def test_every_error_is_described(described: Any) -> None:
     assert chat.keys() == {"200", *map(str, statuses - {404, 405, 409})}
 
 
+RATE_LIMITS = {
+    f"x-ratelimit-{what}-{unit}" for what in ("limit", "remaining", "reset") for unit in ("requests", "tokens")
+}
+
+
 @pytest.mark.parametrize(
     ("status", "headers"),
     [
         (400, {"x-request-id"}),
         (401, {"x-request-id", "WWW-Authenticate"}),
         (405, {"x-request-id", "Allow"}),
-        (429, {"x-request-id", "Retry-After"}),
+        (429, {"x-request-id", "Retry-After", *RATE_LIMITS}),
         (502, {"x-request-id", "x-should-retry"}),
         (503, {"x-request-id", "Retry-After"}),
     ],
