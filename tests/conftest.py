@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,6 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.postgres import databases
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The quick part keeps SQLite and the loop of production; `measured` tests are slow too."""
+    for item in items:
+        if item.get_closest_marker("measured") or re.search(r"postgresql|\[asyncio\b", item.name):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

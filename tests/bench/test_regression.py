@@ -18,7 +18,7 @@ RATIO_MOST = {UNARY: 2.05, PACED: 2.0}
 """1.4 times the median of a dozen runs, which were between 1.2 and 1.6. It is for large regressions; `scripts/bench`
 measures small ones."""
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.measured
 
 
 @pytest.fixture(scope="module")

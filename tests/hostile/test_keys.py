@@ -101,7 +101,7 @@ async def test_malformed_keys_cost_microseconds() -> None:
     await refuse(50_000)
 
 
-@pytest.mark.slow
+@pytest.mark.measured
 async def test_a_million_malformed_keys_cost_microseconds() -> None:
     """The same of a million."""
     await refuse(1_000_000)

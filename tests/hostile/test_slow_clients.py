@@ -49,7 +49,7 @@ ROUND = 200
 short_and_full = pytest.mark.parametrize(
     ("limit_s", "settings", "count"),
     [
-        pytest.param(SHORT_LIMIT_S, SHORT, 100, id="short", marks=pytest.mark.slow),
+        pytest.param(SHORT_LIMIT_S, SHORT, 100, id="short", marks=pytest.mark.measured),
         pytest.param(DEFAULT_LIMIT_S, "", 1_000, id="full", marks=[pytest.mark.long, pytest.mark.timeout(300)]),
     ],
 )
@@ -166,7 +166,7 @@ async def fallen_to(router: Any, count: int) -> float:
 @pytest.mark.parametrize(
     ("limit_s", "settings", "count"),
     [
-        pytest.param(SHORT_LIMIT_S, SHORT, 40, id="short", marks=pytest.mark.slow),
+        pytest.param(SHORT_LIMIT_S, SHORT, 40, id="short", marks=pytest.mark.measured),
         pytest.param(DEFAULT_LIMIT_S, "", 200, id="full", marks=[pytest.mark.long, pytest.mark.timeout(300)]),
     ],
 )
@@ -203,7 +203,7 @@ async def test_stalled_readers(
         assert min(during_s) <= P99_FACTOR * max(around_s)  # of a machine that others use too
 
 
-@pytest.mark.slow
+@pytest.mark.measured
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 async def test_a_slow_reader_is_served(serve: Callable[[str], Any], far_and_large: FarEnd, stream: bool) -> None:

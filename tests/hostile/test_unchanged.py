@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.conftest import Launcher
 
 SEED = 4
-COUNT = 1_000
+COUNTS = (200, pytest.param(2_000, marks=pytest.mark.slow))
 CONFIG = """
 [providers.raw]
 kind = "openai"
@@ -144,12 +144,15 @@ def routed(launcher: Launcher, upstream: tuple[RawUpstream, int]) -> Any:
     return router
 
 
-async def test_what_is_not_looked_at_arrives_byte_for_byte(routed: Any, upstream: tuple[RawUpstream, int]) -> None:
+@pytest.mark.parametrize("count", COUNTS)
+async def test_what_is_not_looked_at_arrives_byte_for_byte(
+    routed: Any, upstream: tuple[RawUpstream, int], count: int
+) -> None:
     """Unknown fields, tools and content: integers above 2^53, 1.0, -0, names that come twice, `api_key` in depth."""
     random, (far, _) = Random(SEED), upstream
     headers = {"authorization": f"Bearer {routed.key}"}
     async with aiohttp.ClientSession(headers=headers) as session:
-        for number in range(COUNT):
+        for number in range(count):
             body, wanted = request(random, stream=number % 2 == 1)
             async with session.post(f"{routed.base_url}/chat/completions", data=body) as answer:
                 assert answer.status == 200, (await answer.read(), body)

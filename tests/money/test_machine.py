@@ -24,7 +24,7 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.parametrize("runs", [300, pytest.param(2_000, marks=[pytest.mark.slow, pytest.mark.timeout(1_200)])])
+@pytest.mark.parametrize("runs", [100, pytest.param(2_000, marks=[pytest.mark.slow, pytest.mark.timeout(1_200)])])
 def test_money_is_right_in_memory(stepped_loop: SteppedLoop, runs: int) -> None:
     """Three cores on a store in memory, which does what the databases do (`test_memory.py`)."""
     play(Memory(stepped_loop), runs=runs, number=runs)

@@ -136,12 +136,12 @@ async def test_a_late_charge_is_counted_as_it_was_made(priced: Any, home: Any, r
     if leaves:
         call.cancel()
     await priced.rest_of(call)
-    while not (rows := rows_of("SELECT amount, shortfall FROM ledger WHERE kind = 'usage'")):
+    while not (rows := rows_of("SELECT amount, shortfall FROM ledger WHERE kind = 'usage'")):  # noqa: ASYNC110  # of a database
         await asyncio.sleep(0.01)
     ((amount, shortfall),) = rows
     assert amount == 7
     assert shortfall > OUT if leaves else shortfall == 10 * IN + 20 * OUT - 7
-    while counted(priced, "worldrouter_shortfall_nano_usd_total") != shortfall:
+    while counted(priced, "worldrouter_shortfall_nano_usd_total") != shortfall:  # noqa: ASYNC110  # of a counter
         await asyncio.sleep(0.01)
 
 
