@@ -16,6 +16,7 @@ from worldrouter.v1 import raw_chat_pb2, raw_chat_pb2_grpc
 from edge.answer import Sent, answer_headers
 from edge.connection import GONE, ClientGone, Connection, EndlessBody, Exchange, Watch, log_refusal
 from edge.errors import REQUEST_ID
+from edge.large import PIECE_BYTES, LargeBody, Room
 from edge.request import CHAT_PATH, ChatRequest
 from edge.settings import EdgeSettings
 from edge.stream import EventStream
@@ -116,6 +117,7 @@ class Chat:
         self._create = stub.CreateRawCompletion
         self._stream = stub.StreamRawCompletion
         self._watch = watch
+        self._room = Room()
 
     async def serve(self, request: ChatRequest) -> Sent:
         """Answer a request, with an error if need be, and count it."""
@@ -151,16 +153,23 @@ class Chat:
         if wants_stream(body):
             asked = raw_chat_pb2.StreamRawCompletionRequest(dialect=dialect, body=body)
             stream = EventStream(request, self._stream(asked, metadata=metadata))
+            del body, asked  # megabytes perhaps, and the stream may take long
             request.connection.begin(stream)
             await stream.relay()
             return
         call = self._create(raw_chat_pb2.CreateRawCompletionRequest(dialect=dialect, body=body), metadata=metadata)
+        del body
         answer = await whole_answer(request.connection, call)
         headers = answer_headers(_JSON_HEADERS, await call.initial_metadata(), answer.started.overhead_us)
         content = answer.body
-        request.open(200, headers, length=len(content), body=content)
-        del answer, call, content  # megabytes perhaps: the client that takes them slowly holds one copy
-        await request.taken()
+        del answer, call  # else they wait for the client too
+        if len(content) <= PIECE_BYTES:
+            await request.answer(200, headers, content)
+            return
+        request.open(200, headers, length=len(content))
+        large = LargeBody(content, self._room)
+        del content
+        await large.send(request)
 
     async def _refuse(self, request: ChatRequest, failure: Exception) -> int:
         """Answer with the problem; the status that the client got, if it is there to get it."""

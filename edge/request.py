@@ -26,7 +26,6 @@ UPGRADES_READ_BEHIND = frozenset({"tcp", "websocket"})
 """aiohttp reads on behind a declined upgrade to these; behind others its parser loses bytes."""
 _HOST = re.compile(r"(?:\[[0-9A-Za-z.:_~-]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]*)(?::[0-9]*)?")
 """RFC 9110, 7.2: a host and perhaps a port, or nothing."""
-_JOINED_BYTES = 65_536
 
 
 class ChatRequest:
@@ -89,11 +88,7 @@ class ChatRequest:
         if self.keep_alive is old:
             persistence = "keep-alive" if old else "close"
         data = head(status, headers, date=watch.date, length=length, connection=persistence)
-        if len(body) <= _JOINED_BYTES:
-            connection.send(data + body)
-        else:
-            connection.send(data)
-            connection.send(body)
+        connection.send(data + body)
         return request_id
 
     async def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
