@@ -43,7 +43,7 @@ def room_of(edge: Any) -> Room:
 def files() -> int:
     """Files without a name that this process has open."""
     found = 0
-    for each in os.listdir("/proc/self/fd"):  # noqa: PTH208 - one may be gone again
+    for each in os.listdir("/proc/self/fd"):
         try:
             found += "(deleted)" in os.readlink(f"/proc/self/fd/{each}")
         except OSError:
