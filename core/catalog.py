@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 import msgspec
 
+from core.call import Caller, Role
 from core.errors import ModelNotAllowed, ModelNotFound
 from storage.records import Price
 
@@ -65,14 +66,22 @@ class Catalog:
         ]
         return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:16]
 
-    def require(self, model_id: str, *, see_hidden: bool) -> Model:
-        """The model of this ID. ModelNotFound when there is none, ModelNotAllowed when the caller may not see it."""
+    def require(self, model_id: str, caller: Caller) -> Model:
+        """The model of this ID. ModelNotFound when there is none, ModelNotAllowed when the caller may not use it."""
         model = self.models.get(model_id)
         if model is None:
             raise ModelNotFound(f"The model {model_id[:200]!r} does not exist.", param="model")
-        if not (model.public or see_hidden):
+        if not may_use(caller, model):
             raise ModelNotAllowed(f"This key may not use the model {model_id!r}.", param="model")
         return model
+
+
+def may_use(caller: Caller, model: Model) -> bool:
+    """Whether a caller may use a model, and see it: a public one that its policy allows; the operator any."""
+    policy = caller.policy
+    if policy is not None and policy.models is not None and model.id not in policy.models:
+        return False
+    return model.public or caller.role is Role.OPERATOR
 
 
 def price_of(

@@ -26,6 +26,7 @@ from worldrouter.v1 import (
     account_pb2_grpc,
     auth_pb2_grpc,
     chat_pb2_grpc,
+    limit_pb2_grpc,
     maintenance_pb2_grpc,
     metering_pb2,
     metering_pb2_grpc,
@@ -58,6 +59,7 @@ from core.services.auditing import report_message
 from core.services.catalog import RoutingServicer
 from core.services.chat import CLIENT_GONE, ChatServicer, RawChatServicer
 from core.services.keys import AuthServicer
+from core.services.limits import LimitServicer
 from core.services.maintenance import MaintenanceServicer
 from core.services.metering import MeteringServicer
 from core.services.payments import PaymentServicer
@@ -215,8 +217,9 @@ class CoreServer:
         raw_chat_pb2_grpc.add_RawChatServiceServicer_to_server(RawChatServicer(self.engine.pipeline), to)
         routing_pb2_grpc.add_RoutingServiceServicer_to_server(RoutingServicer(self._catalog), to)
         account_pb2_grpc.add_AccountServiceServicer_to_server(
-            AccountServicer(store, ids, default_account_id=default), to
+            AccountServicer(store, self._authenticator, ids, clock_us=_clock_us, default_account_id=default), to
         )
+        limit_pb2_grpc.add_LimitServiceServicer_to_server(LimitServicer(store, self._authenticator, ids), to)
         auth_pb2_grpc.add_AuthServiceServicer_to_server(
             AuthServicer(
                 store, store, self._authenticator, self._peppers, ids, clock_us=_clock_us, default_account_id=default

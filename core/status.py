@@ -24,7 +24,7 @@ from core.errors import (
     ServiceUnavailable,
     WorldRouterError,
 )
-from storage.interfaces import Duplicate, IdempotencyConflict, Missing, StoreUnavailable
+from storage.interfaces import Duplicate, IdempotencyConflict, Missing, NotPayer, StoreUnavailable
 
 DOMAIN = "worldrouter"
 """`ErrorInfo.domain` of every error of ours."""
@@ -80,6 +80,9 @@ def public_error(error: BaseException) -> WorldRouterError:
             return ServiceUnavailable("The database cannot be reached.", retry_after_s=_STORE_RETRY_S)
         case Missing():
             return NotFound("There is no such resource.")
+        case NotPayer():
+            message = f"This account has no money of its own: the account {error.payer_id!r} pays for it."
+            return Conflict(message, param="account_id")
         case Duplicate():
             return AlreadyExists("A resource of this id exists.")
         case IdempotencyConflict():

@@ -46,6 +46,7 @@ from storage.records import (
     UsageQuery,
     UsageRecord,
     UsageSum,
+    UsedBy,
 )
 
 
@@ -284,10 +285,12 @@ class LedgerStore(Protocol):
         ...
 
     async def usage_records(self, account_id: str, *, before_id: int | None, limit: int) -> list[UsageRecord]:
-        """Usage entries of the account, newest first."""
+        """Usage entries that the account paid for, newest first."""
         ...
 
-    async def usage_record(self, request_id: str) -> UsageRecord | None: ...
+    async def usage_record(self, request_id: str, whose: UsedBy | None = None) -> UsageRecord | None:
+        """None when there is none, or when it is not of that account."""
+        ...
 
     async def put_prices(self, prices: Sequence[Price], configuration: Configuration = UNVERSIONED) -> None:
         """Insert those whose id is new, and the configuration that they come from. Safe to repeat.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from sqlalchemy import select, union_all
+from sqlalchemy import ColumnElement, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import AnyRow, AnySelect, OverDatabase
@@ -26,9 +26,10 @@ from storage.records import (
     Settlement,
     TopUp,
     UsageRecord,
+    UsedBy,
 )
 from storage.settlement import REQUEST_FIELDS
-from storage.tables import configurations, ledger, prices
+from storage.tables import accounts, api_keys, configurations, ledger, prices
 
 _ENTRY = (
     ledger.c.id,
@@ -120,9 +121,10 @@ class SqlLedger(OverDatabase):
         own = select(ledger).where(ledger.c.debit_account == account_id, ledger.c.kind == "usage")
         return [usage_record_of(row) for row in await self._db.listed(_newest(own, before_id, limit))]
 
-    async def usage_record(self, request_id: str) -> UsageRecord | None:
-        """The usage entry of a request; None when there is none."""
-        found = await self._db.rows(select(ledger).where(ledger.c.ref == request_id, ledger.c.kind == "usage"))
+    async def usage_record(self, request_id: str, whose: UsedBy | None = None) -> UsageRecord | None:
+        """The usage entry of a request; None when there is none, or when it is not of that account."""
+        asked = used_by(whose, ledger.c.debit_account, ledger.c.key_id)
+        found = await self._db.rows(select(ledger).where(ledger.c.ref == request_id, ledger.c.kind == "usage", *asked))
         return usage_record_of(found[0]) if found else None
 
     async def put_prices(self, prices_: Sequence[Price], configuration: Configuration = UNVERSIONED) -> None:
@@ -175,6 +177,20 @@ def _newest(statement: AnySelect, before_id: int | None, limit: int) -> AnySelec
     if before_id is not None:
         statement = statement.where(ledger.c.id < before_id)
     return statement.order_by(ledger.c.id.desc()).limit(limit)
+
+
+def used_by(
+    whose: UsedBy | None, payer: ColumnElement[str], key: ColumnElement[str | None]
+) -> list[ColumnElement[bool]]:
+    """What of usage, by the columns of who paid and with which key, is of an account; everything for None."""
+    if whose is None:
+        return []
+    if whose.account_id == whose.payer_id:
+        return [payer == whose.payer_id]
+    top = select(accounts.c.id).where(accounts.c.id == whose.account_id).cte(recursive=True)
+    within = top.union_all(select(accounts.c.id).join(top, accounts.c.parent_id == top.c.id))
+    keys = select(api_keys.c.id).where(api_keys.c.account_id.in_(select(within.c.id)))
+    return [payer == whose.payer_id, key.in_(keys)]
 
 
 def usage_record_of(row: AnyRow) -> UsageRecord:

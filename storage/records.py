@@ -443,13 +443,21 @@ class LedgerSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class UsedBy:
+    """An account and the root above it, which may be itself. Its usage is what its keys and those below it used."""
+
+    account_id: str
+    payer_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class UsageQuery:
     """Which usage is meant: of UTC days, both of them included, as days since the Unix epoch; and of one account, or of
     all when it is None."""
 
     first_day: int
     last_day: int
-    account_id: str | None
+    whose: UsedBy | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,9 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import AnyRow, AnySelect, OverDatabase
-from storage.ledger import usage_record_of
+from storage.ledger import usage_record_of, used_by
 from storage.records import UsageBounds, UsageDimension, UsageQuery, UsageRecord, UsageSum
-from storage.tables import USAGE_EPOCH, USAGE_REVISION, ledger, revisions, usage_daily
+from storage.tables import USAGE_EPOCH, USAGE_REVISION, api_keys, ledger, revisions, usage_daily
 
 US_PER_DAY: Final = 86_400_000_000
 STEP_ENTRIES: Final = (4_000, 64_000)
@@ -165,26 +165,34 @@ def _parts(query: UsageQuery, through: int, names: Sequence[str], after: tuple[i
     now_through = select(revisions.c.value).where(revisions.c.name == USAGE_REVISION).scalar_subquery()
     # The plain number says the same, a moment ago, and tells the database how little of the ledger is meant.
     newer = _of_ledger(ledger.c.id > through, ledger.c.id > now_through, *_in_question(query))
+    parts = [_owned(part) for part in (rolled, newer)] if "account_id" in names else [rolled, newer]
     if after is not None:
-        rolled = rolled.where(tuple_(*(usage_daily.c[name] for name in names)) > after)
-        inner = newer.subquery()
-        newer = select(inner).where(tuple_(*(inner.c[name] for name in names)) > after)
-    return union_all(rolled, newer).subquery()
+        inner = [part.subquery() for part in parts]
+        parts = [select(part).where(tuple_(*(part.c[name] for name in names)) > after) for part in inner]
+    return union_all(*parts).subquery()
+
+
+def _owned(statement: AnySelect) -> AnySelect:
+    """The same by the account of the key, which is below the one that paid; that one where there is no key."""
+    paid = statement.subquery()
+    owner = func.coalesce(api_keys.c.account_id, paid.c.account_id).label("account_id")
+    columns = [owner if column.name == "account_id" else column for column in paid.c]
+    return select(*columns).outerjoin(api_keys, api_keys.c.id == paid.c.key_id)
 
 
 def _asked(columns: Any, query: UsageQuery) -> list[ColumnElement[bool]]:
-    conditions = [columns.day >= query.first_day, columns.day <= query.last_day]
-    return conditions if query.account_id is None else [*conditions, columns.account_id == query.account_id]
+    whose = used_by(query.whose, columns.account_id, columns.key_id)
+    return [columns.day >= query.first_day, columns.day <= query.last_day, *whose]
 
 
 def _in_question(query: UsageQuery) -> list[ColumnElement[bool]]:
     created = ledger.c.created_us
-    conditions = [
+    return [
         ledger.c.kind == "usage",
         created >= query.first_day * US_PER_DAY,
         created < (query.last_day + 1) * US_PER_DAY,
+        *used_by(query.whose, ledger.c.debit_account, ledger.c.key_id),
     ]
-    return conditions if query.account_id is None else [*conditions, ledger.c.debit_account == query.account_id]
 
 
 def _of_ledger(*which: ColumnElement[bool]) -> AnySelect:

@@ -189,6 +189,13 @@ class Authenticator:
         """
         await self._loads.join()
 
+    async def refresh_soon(self) -> None:
+        """Know of a change that is committed, at once if that can be, else by the next poll."""
+        try:
+            await self.refresh()
+        except Exception as error:
+            _logger.warning("this core could not load a change yet: %r", error)
+
     async def run(self) -> None:
         """Poll until cancelled."""
         while True:

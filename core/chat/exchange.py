@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from core.access_log import AccessRecord
-from core.call import Call, Role
+from core.call import Call
 from core.catalog import Endpoint, Model
 from core.chat.answers import Answer, read_answer
 from core.chat.chunks import ChunkRewriter
@@ -88,7 +88,7 @@ class Exchange:
         self._body = b""
         if envelope.stream and not self._stream:
             raise InvalidRequest("stream: true needs the streaming RPC.", param="stream")
-        model = self.model = pipeline.catalog.require(envelope.model, see_hidden=self.call.caller.role is Role.OPERATOR)
+        model = self.model = pipeline.catalog.require(envelope.model, self.call.caller)
         if self._stream and not model.streaming:
             raise InvalidRequest(f"The model {model.id!r} cannot stream.", param="stream")
         caller = self.call.caller

@@ -65,6 +65,7 @@ class Core:
         self.accounts = self._client.accounts
         self.auth = self._client.auth
         self.chat = self._client.chat
+        self.limits = self._client.limits
         self.metering = self._client.metering
         self.maintenance = self._client.maintenance
         self.payments = self._client.payments

@@ -7,8 +7,8 @@ import bisect
 from google.protobuf.timestamp_pb2 import Timestamp
 from worldrouter.v1 import routing_pb2, routing_pb2_grpc, types_pb2
 
-from core.call import Role, current_call
-from core.catalog import Catalog, Endpoint, Model
+from core.call import current_call
+from core.catalog import Catalog, Endpoint, Model, may_use
 from core.errors import InvalidRequest
 from core.services import Context, fields
 from core.services.paging import Number, Pager, Word
@@ -25,7 +25,8 @@ class RoutingServicer(routing_pb2_grpc.RoutingServiceServicer):
     ) -> routing_pb2.ListModelsResponse:
         """List the models that the caller may see, by ID."""
         pager = Pager(["ListModels"], tuple[Word], request.page_size, request.page_token)
-        seen = [model for model in self._catalog.models.values() if _may_see(model)]
+        caller = current_call.get().caller
+        seen = [model for model in self._catalog.models.values() if may_use(caller, model)]
         start = bisect.bisect_right(seen, pager.after[0], key=lambda model: model.id) if pager.after else 0
         page = pager.page(seen[start : start + pager.limit], lambda model: (model.id,))
         return routing_pb2.ListModelsResponse(
@@ -56,13 +57,9 @@ class RoutingServicer(routing_pb2_grpc.RoutingServiceServicer):
         if not model_id:
             raise InvalidRequest("model_id is required.", param="model_id")
         model = self._catalog.models.get(model_id)
-        if model is None or not _may_see(model):
+        if model is None or not may_use(current_call.get().caller, model):
             raise fields.not_found("model_id", model_id)
         return model
-
-
-def _may_see(model: Model) -> bool:
-    return model.public or current_call.get().caller.role is Role.OPERATOR
 
 
 def _model_message(model: Model) -> routing_pb2.Model:

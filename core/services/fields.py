@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TypeVar
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from core.errors import InvalidRequest, NotFound
@@ -16,6 +18,9 @@ _ID = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _REQUEST_ID = re.compile(r"[0-9a-z]{26}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _TIMESTAMP_MAX_S = 253_402_300_799
+
+MAX_ALLOWED_MODELS = 100
+_ALLOWED_MODEL = re.compile(r"[\x21-\x29\x2b-\x7e]{1,199}\*?|\*")
 
 Found = TypeVar("Found")
 
@@ -45,6 +50,26 @@ def request_id(value: str, *, param: str) -> str:
     if not _REQUEST_ID.fullmatch(value):
         raise not_found(param, value)
     return value
+
+
+def allowed_models(values: Sequence[str], *, param: str = "allowed_models") -> tuple[str, ...]:
+    """IDs of models, or beginnings of IDs with a `*` after them; each once, as they came. Raises InvalidRequest."""
+    if len(values) > MAX_ALLOWED_MODELS or not all(map(_ALLOWED_MODEL.fullmatch, values)):
+        raise InvalidRequest(
+            f"{param} must be at most {MAX_ALLOWED_MODELS} IDs of models, of 1 to 200 printable characters each; "
+            'a "*" may stand at the end only.',
+            param=param,
+        )
+    return tuple(dict.fromkeys(values))
+
+
+def masked(mask: FieldMask, mutable: frozenset[str]) -> frozenset[str]:
+    """The fields that a mask names, at least one and mutable ones alone. Raises InvalidRequest."""
+    paths = frozenset(mask.paths)
+    if not paths or not paths <= mutable:
+        named = ", ".join(f'"{name}"' for name in sorted(mutable))
+        raise InvalidRequest(f"update_mask may name {named}, and must name one.", param="update_mask")
+    return paths
 
 
 def found(resource: Found | None, *, param: str, value: str) -> Found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from worldrouter.v1 import auth_pb2, auth_pb2_grpc
@@ -18,13 +17,11 @@ from core.services.repeats import once
 from storage.interfaces import AccountStore, KeyStore, Missing
 from storage.records import ApiKey, KeyChanges, NewApiKey
 
-_logger = logging.getLogger(__name__)
-
 DEFAULT_GRACE_S = 24 * 3600
 """How long a rotated key's old secret stays valid when the request does not say."""
 MAX_GRACE_S = 30 * 24 * 3600
 
-_MUTABLE_FIELDS = frozenset({"display_name", "expire_time"})
+_MUTABLE_FIELDS = frozenset({"display_name", "expire_time", "allowed_models"})
 
 
 class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
@@ -57,6 +54,7 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         """Make a key for an account that is not the house's."""
         display_name = fields.display_name(request.display_name)
         expires_us = self._expires_us(request, param="expire_time")
+        allowed_models = fields.allowed_models(request.allowed_models)
         account_id = fields.resource_id(request.account_id or self._default_account_id, param="account_id")
         account = fields.found(await self._accounts.account(account_id), param="account_id", value=account_id)
         if account.kind == "house":
@@ -72,10 +70,11 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
                 secret_prefix=shown_prefix(secret),
                 secret_suffix=shown_suffix(secret),
                 expires_us=expires_us,
+                allowed_models=allowed_models,
             ),
             once=once(request, request.idempotency_key, account_id=account_id),
         )
-        await self._refresh()
+        await self._authenticator.refresh_soon()
         return self._message_with(secret, record)
 
     async def GetApiKey(self, request: auth_pb2.GetApiKeyRequest, context: Context) -> auth_pb2.ApiKey:
@@ -95,17 +94,18 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
 
     async def UpdateApiKey(self, request: auth_pb2.UpdateApiKeyRequest, context: Context) -> auth_pb2.ApiKey:
         """Change what the mask names."""
-        paths = set(request.update_mask.paths)
-        if not paths or not paths <= _MUTABLE_FIELDS:
-            raise InvalidRequest('update_mask may name "display_name" and "expire_time".', param="update_mask")
+        paths = fields.masked(request.update_mask, _MUTABLE_FIELDS)
         record = await self._record(request.api_key.id, param="api_key.id")
         changes = KeyChanges()
         if "display_name" in paths:
             changes["display_name"] = fields.display_name(request.api_key.display_name, param="api_key.display_name")
         if "expire_time" in paths:
             changes["expires_us"] = self._expires_us(request.api_key, param="api_key.expire_time")
+        if "allowed_models" in paths:
+            models = request.api_key.allowed_models
+            changes["allowed_models"] = fields.allowed_models(models, param="api_key.allowed_models")
         changed = await self._keys.update_key(record.id, changes, once=once(request, request.idempotency_key))
-        await self._refresh()
+        await self._authenticator.refresh_soon()
         return _message(changed)
 
     async def RotateApiKey(
@@ -128,7 +128,7 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
             )
         except Missing as error:  # keys are never deleted: it is revoked
             raise Conflict("This API key is revoked.", param="api_key_id") from error
-        await self._refresh()
+        await self._authenticator.refresh_soon()
         return auth_pb2.RotateApiKeyResponse(
             api_key=self._message_with(secret, changed),
             old_secret_expire_time=fields.timestamp(changed.old_secret_expires_us),
@@ -140,7 +140,7 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         """Revoke a key; the same answer again for a revoked one."""
         record = await self._record(request.api_key_id)
         changed = await self._keys.revoke_key(record.id, once=once(request, request.idempotency_key))
-        await self._refresh()
+        await self._authenticator.refresh_soon()
         return auth_pb2.RevokeApiKeyResponse(api_key=_message(changed))
 
     async def VerifyApiKey(
@@ -174,13 +174,6 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         """The key with its new secret; without it when the change was an earlier one, which made another secret."""
         return _message(record, secret=secret if record.secret == self._peppers.hash(secret) else "")
 
-    async def _refresh(self) -> None:
-        """Make this core know of a change that is committed; when that fails the poll will."""
-        try:
-            await self._authenticator.refresh()
-        except Exception as error:
-            _logger.warning("a key changed, but this core could not load it yet: %r", error)
-
 
 def _message(record: ApiKey, *, secret: str = "") -> auth_pb2.ApiKey:
     return auth_pb2.ApiKey(
@@ -193,4 +186,5 @@ def _message(record: ApiKey, *, secret: str = "") -> auth_pb2.ApiKey:
         create_time=fields.timestamp(record.created_us),
         expire_time=fields.timestamp(record.expires_us),
         revoke_time=fields.timestamp(record.revoked_us),
+        allowed_models=record.allowed_models,
     )

@@ -16,7 +16,7 @@ from core.services import Context, auditing, fields, usage
 from core.services.paging import Number, Pager
 from core.services.repeats import once_required
 from storage.interfaces import AccountStore, AuditStore, BeyondPayment, LedgerStore, Missing, Unaffordable, UsageStore
-from storage.records import LedgerEntry, LedgerKind, Refund, TopUp
+from storage.records import LedgerEntry, LedgerKind, Refund, TopUp, UsedBy
 
 _LEDGER_KINDS: Mapping[LedgerKind, metering_pb2.LedgerKind] = {
     "usage": metering_pb2.LEDGER_KIND_USAGE,
@@ -52,6 +52,9 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
     async def GetBalance(self, request: metering_pb2.GetBalanceRequest, context: Context) -> metering_pb2.Balance:
         """Get what an account has."""
         account_id = _account_id(request.account_id)
+        payer_id = await self._payer_id(account_id)
+        if payer_id != account_id:
+            raise Conflict(f"This account has no balance: the account {payer_id!r} pays for it.", param="account_id")
         balance = fields.found(await self._accounts.balance(account_id), param="account_id", value=account_id)
         return metering_pb2.Balance(
             account_id=balance.account_id,
@@ -107,7 +110,8 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
         self, request: metering_pb2.ListLedgerEntriesRequest, context: Context
     ) -> metering_pb2.ListLedgerEntriesResponse:
         """List what moved an account's balance, newest first."""
-        account_id = await self._existing_account_id(request.account_id)
+        account_id = _account_id(request.account_id)
+        await self._payer_id(account_id)  # no such account is an error, not an empty list
         scope = ["ListLedgerEntries", account_id]
         pager = Pager(scope, tuple[Number], request.page_size, request.page_token)
         before_id = pager.after[0] if pager.after else None
@@ -121,9 +125,10 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
         self, request: metering_pb2.ListUsageRecordsRequest, context: Context
     ) -> metering_pb2.ListUsageRecordsResponse:
         """List requests, newest first."""
-        account_id = await self._account_id_or_all(request)
-        if account_id is None or request.first_day or request.last_day:
-            return await usage.records_of_days(self._ledger, usage.query(request, account_id), request)
+        whose = await self._whose(request)
+        if whose is None or whose.account_id != whose.payer_id or request.first_day or request.last_day:
+            return await usage.records_of_days(self._ledger, usage.query(request, whose), request)
+        account_id = whose.account_id
         scope = ["ListUsageRecords", account_id]
         pager = Pager(scope, tuple[Number], request.page_size, request.page_token)
         before_id = pager.after[0] if pager.after else None
@@ -138,18 +143,16 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
     ) -> metering_pb2.UsageRecord:
         """Get one request, if the caller may see it."""
         request_id = fields.request_id(request.request_id, param="request_id")
-        record = await self._ledger.usage_record(request_id)
         caller = current_call.get().caller
-        if record is None or not (caller.role is Role.OPERATOR or record.settlement.account_id == caller.account_id):
-            raise fields.not_found("request_id", request_id)
-        return usage.record_message(record)
+        whose = None if caller.role is Role.OPERATOR else UsedBy(caller.account_id, caller.payer_id)
+        record = await self._ledger.usage_record(request_id, whose)
+        return usage.record_message(fields.found(record, param="request_id", value=request_id))
 
     async def SummarizeUsage(
         self, request: metering_pb2.SummarizeUsageRequest, context: Context
     ) -> metering_pb2.SummarizeUsageResponse:
         """Sum requests up."""
-        account_id = await self._account_id_or_all(request)
-        return await usage.summaries(self._ledger, usage.query(request, account_id), request)
+        return await usage.summaries(self._ledger, usage.query(request, await self._whose(request)), request)
 
     async def RebuildUsageSummaries(
         self, request: metering_pb2.RebuildUsageSummariesRequest, context: Context
@@ -172,21 +175,23 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
         while (entries := await export.next_entries()) is not None:
             yield metering_pb2.ExportLedgerResponse(entries=entries)
 
-    async def _account_id_or_all(self, request: usage.UsageRequest) -> str | None:
+    async def _whose(self, request: usage.UsageRequest) -> UsedBy | None:
         """The account that a request is about; None for all. Raises Forbidden unless the operator asks for all."""
         if not request.all_accounts:
-            return await self._existing_account_id(request.account_id)
+            account_id = _account_id(request.account_id)
+            return UsedBy(account_id, await self._payer_id(account_id))
         if current_call.get().caller.role is not Role.OPERATOR:
             raise Forbidden("Only the operator may ask for all accounts.", param="all_accounts")
         if request.account_id:
             raise InvalidRequest("account_id must be empty with all_accounts.", param="account_id")
         return None
 
-    async def _existing_account_id(self, requested: str) -> str:
-        """The account to list. Raises NotFound when there is none, rather than an empty list."""
-        account_id = _account_id(requested)
-        fields.found(await self._accounts.account(account_id), param="account_id", value=account_id)
-        return account_id
+    async def _payer_id(self, account_id: str) -> str:
+        """The root above an account, or itself. Raises NotFound when there is no such account."""
+        line = await self._accounts.lineage(account_id)
+        if not line:
+            raise fields.not_found("account_id", account_id)
+        return line[0].id
 
 
 def _account_id(requested: str) -> str:

@@ -19,7 +19,17 @@ _log = logging.getLogger(__name__)
 
 KEPT_S = 7 * 24 * 3600
 FORGET_EVERY_S = 3600.0
-FORGOTTEN = ("CreateAccount", "CreateApiKey", "UpdateApiKey", "RotateApiKey", "RevokeApiKey", "CreatePayment")
+FORGOTTEN = (
+    "CreateAccount",
+    "UpdateAccount",
+    "CreateApiKey",
+    "UpdateApiKey",
+    "RotateApiKey",
+    "RevokeApiKey",
+    "SetLimit",
+    "DeleteLimit",
+    "CreatePayment",
+)
 """RPCs whose keys are freed after KEPT_S. Those that move money are kept for good: the number of an invoice must not be
 credited again a month later."""
 

@@ -12,7 +12,7 @@ from core.errors import InvalidRequest
 from core.services import fields
 from core.services.paging import Number, Pager, Word
 from storage.interfaces import UsageStore
-from storage.records import UsageBounds, UsageDimension, UsageQuery, UsageRecord, UsageSum
+from storage.records import UsageBounds, UsageDimension, UsageQuery, UsageRecord, UsageSum, UsedBy
 
 UsageRequest = metering_pb2.ListUsageRecordsRequest | metering_pb2.SummarizeUsageRequest
 """Requests that say which days and accounts they are about."""
@@ -38,13 +38,13 @@ _DIMENSIONS: Mapping[int, UsageDimension] = {
 }
 
 
-def query(request: UsageRequest, account_id: str | None) -> UsageQuery:
+def query(request: UsageRequest, whose: UsedBy | None) -> UsageQuery:
     """The days of a request, of one account or of all. Raises InvalidRequest."""
     first_day = _day(request.first_day, "first_day", default=0)
     last_day = _day(request.last_day, "last_day", default=_LAST_DAY)
     if last_day < first_day:
         raise InvalidRequest("last_day is before first_day.", param="last_day")
-    return UsageQuery(first_day, last_day, account_id)
+    return UsageQuery(first_day, last_day, whose)
 
 
 async def records_of_days(
@@ -147,7 +147,7 @@ def _dimensions(group_by: Sequence[int]) -> list[UsageDimension]:
 
 def _scope(query: UsageQuery) -> list[str]:
     # No account's id is "*".
-    return ["*" if query.account_id is None else query.account_id, str(query.first_day), str(query.last_day)]
+    return ["*" if query.whose is None else query.whose.account_id, str(query.first_day), str(query.last_day)]
 
 
 def _day(text: str, param: str, *, default: int) -> int:

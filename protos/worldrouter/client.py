@@ -29,6 +29,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from worldrouter.v1.account_pb2_grpc import AccountServiceStub
 from worldrouter.v1.auth_pb2_grpc import AuthServiceStub
 from worldrouter.v1.chat_pb2_grpc import ChatServiceStub
+from worldrouter.v1.limit_pb2_grpc import LimitServiceStub
 from worldrouter.v1.maintenance_pb2_grpc import MaintenanceServiceStub
 from worldrouter.v1.metering_pb2_grpc import MeteringServiceStub
 from worldrouter.v1.payment_pb2_grpc import PaymentServiceStub
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # these names exist for type checkers only
     from worldrouter.v1.account_pb2_grpc import AccountServiceAsyncStub
     from worldrouter.v1.auth_pb2_grpc import AuthServiceAsyncStub
     from worldrouter.v1.chat_pb2_grpc import ChatServiceAsyncStub
+    from worldrouter.v1.limit_pb2_grpc import LimitServiceAsyncStub
     from worldrouter.v1.maintenance_pb2_grpc import MaintenanceServiceAsyncStub
     from worldrouter.v1.metering_pb2_grpc import MeteringServiceAsyncStub
     from worldrouter.v1.payment_pb2_grpc import PaymentServiceAsyncStub
@@ -105,6 +107,7 @@ class Client:
         self.accounts = _with_key(AccountServiceStub(self.channel), key)
         self.metering = _with_key(MeteringServiceStub(self.channel), key)
         self.maintenance = _with_key(MaintenanceServiceStub(self.channel), key)
+        self.limits = _with_key(LimitServiceStub(self.channel), key)
         self.payments = _with_key(PaymentServiceStub(self.channel), key)
 
     def close(self) -> None:
@@ -144,6 +147,7 @@ class AsyncClient:
         self.accounts: AccountServiceAsyncStub = _with_key(AccountServiceStub(self.channel), key)
         self.metering: MeteringServiceAsyncStub = _with_key(MeteringServiceStub(self.channel), key)
         self.maintenance: MaintenanceServiceAsyncStub = _with_key(MaintenanceServiceStub(self.channel), key)
+        self.limits: LimitServiceAsyncStub = _with_key(LimitServiceStub(self.channel), key)
         self.payments: PaymentServiceAsyncStub = _with_key(PaymentServiceStub(self.channel), key)
 
     async def close(self, grace_s: float | None = None) -> None:

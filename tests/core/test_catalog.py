@@ -3,11 +3,16 @@
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from core import errors
+from core.call import Caller, Policy, Role
 from core.catalog import Catalog, Endpoint, Model, price_of
 from core.providers.base import ConnectFailed
 from core.routing import MAX_ATTEMPTS, may_fail_over, plan
+
+KEY = Caller(Role.API_KEY, "acct_a", "key_a")
+OPERATOR = Caller(Role.OPERATOR, "default", None)
 
 
 def model(model_id: str = "m", *, public: bool = True, endpoints: int = 1) -> Model:
@@ -30,9 +35,9 @@ def model(model_id: str = "m", *, public: bool = True, endpoints: int = 1) -> Mo
 def test_models_are_found_by_their_exact_id() -> None:
     """IDs are case-sensitive; an unknown one is the caller's mistake and names the field."""
     catalog = Catalog.of([model("gpt-4o")])
-    assert catalog.require("gpt-4o", see_hidden=False).id == "gpt-4o"
+    assert catalog.require("gpt-4o", KEY).id == "gpt-4o"
     with pytest.raises(errors.ModelNotFound, match="GPT-4o") as caught:
-        catalog.require("GPT-4o", see_hidden=True)
+        catalog.require("GPT-4o", OPERATOR)
     assert (caught.value.param, caught.value.code) == ("model", "model_not_found")
 
 
@@ -40,9 +45,19 @@ def test_a_hidden_model_is_not_for_everybody() -> None:
     """An ordinary key may not use a model that is not public; who may see it uses it."""
     catalog = Catalog.of([model("secret", public=False)])
     with pytest.raises(errors.ModelNotAllowed) as caught:
-        catalog.require("secret", see_hidden=False)
+        catalog.require("secret", KEY)
     assert (caught.value.param, caught.value.code) == ("model", "model_not_allowed")
-    assert catalog.require("secret", see_hidden=True).id == "secret"
+    assert catalog.require("secret", OPERATOR).id == "secret"
+
+
+def test_a_list_of_models_binds_whoever_has_one() -> None:
+    """A key uses what its policy names, public models alone, and what it does not name is not for it."""
+    catalog = Catalog.of([model("named"), model("other"), model("secret", public=False)])
+    caller = structs.replace(KEY, policy=Policy((), frozenset({"named", "secret"})))
+    assert catalog.require("named", caller).id == "named"
+    for model_id in ("other", "secret"):
+        with pytest.raises(errors.ModelNotAllowed):
+            catalog.require(model_id, caller)
 
 
 def test_models_stand_in_the_order_of_their_ids() -> None:

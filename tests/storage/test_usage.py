@@ -12,7 +12,7 @@ from sqlalchemy import NullPool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage.postgres import Horizon
-from storage.records import UsageBounds, UsageDimension, UsageQuery, UsageSum
+from storage.records import NewApiKey, SecretHash, UsageBounds, UsageDimension, UsageQuery, UsageSum, UsedBy
 from storage.store import open_store
 from storage.usage import MAX_COUNTED, STEP_ENTRIES, US_PER_DAY
 
@@ -155,7 +155,7 @@ async def test_days_and_accounts_are_picked(store, insert) -> None:
     for _ in range(2):
         [row] = await summary(store, (), UsageQuery(DAY, DAY + 1, None))
         assert row.requests == 3
-        [row] = await summary(store, (), UsageQuery(DAY, DAY + 1, "acc_1"))
+        [row] = await summary(store, (), UsageQuery(DAY, DAY + 1, UsedBy("acc_1", "acc_1")))
         assert row.requests == 2
         assert await summary(store, (), UsageQuery(DAY + 3, DAY + 9, None)) == []
         await store.roll_up_usage()
@@ -309,7 +309,7 @@ async def test_records_of_days_are_found_between_bounds(store, insert) -> None:
     """By the ids that the roll-ups and the rest of the ledger name, whatever order the times are in."""
     await insert(*many(60))
     for _ in range(2):
-        query = UsageQuery(DAY + 1, DAY + 1, "acc_1")
+        query = UsageQuery(DAY + 1, DAY + 1, UsedBy("acc_1", "acc_1"))
         bounds = await store.usage_bounds(query)
         assert bounds is not None
         records = await store.usage_between(query, bounds, limit=100)
@@ -319,3 +319,28 @@ async def test_records_of_days_are_found_between_bounds(store, insert) -> None:
         rest = UsageBounds(bounds.first_id, records[1].entry_id - 1)
         assert await store.usage_between(query, rest, limit=2) == records[2:4]
         await store.roll_up_usage()
+
+
+async def test_usage_of_an_account_below_another_is_that_of_its_keys(store, insert) -> None:
+    """The root pays for all; an account's part is what its keys and those below it used, rolled up or not yet."""
+    await store.create_account("org", "Org", "user")
+    for account_id, parent_id in (("team", "org"), ("group", "team"), ("other", "org")):
+        await store.create_account(account_id, "Below", "user", parent_id=parent_id)
+    for owner in ("org", "team", "group", "other"):
+        await store.create_key(NewApiKey(f"key_{owner}", owner, "Key", SecretHash(b"d", 1), "p", "s", None))
+    entries = {"key_org": 1, "key_team": 2, "key_group": 4, "key_other": 8, None: 16}
+    await insert(*(entry(f"r{n}", account="org", key=key, amount=n) for key, n in entries.items()))
+    by_account = {"group": 4, "org": 17, "other": 8, "team": 2}
+    for _ in range(2):
+        for account_id, amount in (("org", 31), ("team", 6), ("group", 4), ("other", 8)):
+            query = UsageQuery(DAY, DAY, UsedBy(account_id, "org"))
+            [row] = await summary(store, (), query)
+            assert (account_id, row.amount_nano_usd) == (account_id, amount)
+            records = await store.usage_between(query, await store.usage_bounds(query), limit=9)
+            assert sum(each.settlement.amount_nano_usd for each in records) == amount
+        assert {row.account_id: row.amount_nano_usd for row in await summary(store, ("account",))} == by_account
+        [last] = await store.summarize_usage(EVER, ("account", "day"), after=("other", DAY), limit=9)
+        assert (last.account_id, last.requests) == ("team", 1)
+        await store.roll_up_usage()
+    assert await store.usage_record("r4", UsedBy("team", "org")) is not None
+    assert await store.usage_record("r4", UsedBy("other", "org")) is None

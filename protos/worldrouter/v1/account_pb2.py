@@ -22,28 +22,31 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cworldrouter/v1/account.proto\x12\x0eworldrouter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x84\x01\n\x14\x43reateAccountRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12)\n\x04kind\x18\x03 \x01(\x0e\x32\x1b.worldrouter.v1.AccountKind\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\"\'\n\x11GetAccountRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\"<\n\x13ListAccountsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"Z\n\x14ListAccountsResponse\x12)\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x17.worldrouter.v1.Account\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa6\x01\n\x07\x41\x63\x63ount\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12)\n\x04kind\x18\x03 \x01(\x0e\x32\x1b.worldrouter.v1.AccountKind\x12\x1d\n\x15\x63redit_limit_nano_usd\x18\x04 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*t\n\x0b\x41\x63\x63ountKind\x12\x1c\n\x18\x41\x43\x43OUNT_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41\x43\x43OUNT_KIND_USER\x10\x01\x12\x18\n\x14\x41\x43\x43OUNT_KIND_SERVICE\x10\x02\x12\x16\n\x12\x41\x43\x43OUNT_KIND_HOUSE\x10\x03\x32\x85\x02\n\x0e\x41\x63\x63ountService\x12N\n\rCreateAccount\x12$.worldrouter.v1.CreateAccountRequest\x1a\x17.worldrouter.v1.Account\x12H\n\nGetAccount\x12!.worldrouter.v1.GetAccountRequest\x1a\x17.worldrouter.v1.Account\x12Y\n\x0cListAccounts\x12#.worldrouter.v1.ListAccountsRequest\x1a$.worldrouter.v1.ListAccountsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cworldrouter/v1/account.proto\x12\x0eworldrouter.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe0\x01\n\x14\x43reateAccountRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12)\n\x04kind\x18\x03 \x01(\x0e\x32\x1b.worldrouter.v1.AccountKind\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\x12\x11\n\tparent_id\x18\x05 \x01(\t\x12\x16\n\x0e\x61llowed_models\x18\x06 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8a\x01\n\x14UpdateAccountRequest\x12(\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x17.worldrouter.v1.Account\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"\'\n\x11GetAccountRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\"O\n\x13ListAccountsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x11\n\tparent_id\x18\x03 \x01(\t\"Z\n\x14ListAccountsResponse\x12)\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x17.worldrouter.v1.Account\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x82\x02\n\x07\x41\x63\x63ount\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12)\n\x04kind\x18\x03 \x01(\x0e\x32\x1b.worldrouter.v1.AccountKind\x12\x1d\n\x15\x63redit_limit_nano_usd\x18\x04 \x01(\x03\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tparent_id\x18\x06 \x01(\t\x12\x16\n\x0e\x61llowed_models\x18\x07 \x03(\t\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*t\n\x0b\x41\x63\x63ountKind\x12\x1c\n\x18\x41\x43\x43OUNT_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41\x43\x43OUNT_KIND_USER\x10\x01\x12\x18\n\x14\x41\x43\x43OUNT_KIND_SERVICE\x10\x02\x12\x16\n\x12\x41\x43\x43OUNT_KIND_HOUSE\x10\x03\x32\xd5\x02\n\x0e\x41\x63\x63ountService\x12N\n\rCreateAccount\x12$.worldrouter.v1.CreateAccountRequest\x1a\x17.worldrouter.v1.Account\x12H\n\nGetAccount\x12!.worldrouter.v1.GetAccountRequest\x1a\x17.worldrouter.v1.Account\x12Y\n\x0cListAccounts\x12#.worldrouter.v1.ListAccountsRequest\x1a$.worldrouter.v1.ListAccountsResponse\x12N\n\rUpdateAccount\x12$.worldrouter.v1.UpdateAccountRequest\x1a\x17.worldrouter.v1.Accountb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'worldrouter.v1.account_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ACCOUNTKIND']._serialized_start=580
-  _globals['_ACCOUNTKIND']._serialized_end=696
-  _globals['_CREATEACCOUNTREQUEST']._serialized_start=82
-  _globals['_CREATEACCOUNTREQUEST']._serialized_end=214
-  _globals['_GETACCOUNTREQUEST']._serialized_start=216
-  _globals['_GETACCOUNTREQUEST']._serialized_end=255
-  _globals['_LISTACCOUNTSREQUEST']._serialized_start=257
-  _globals['_LISTACCOUNTSREQUEST']._serialized_end=317
-  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=319
-  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=409
-  _globals['_ACCOUNT']._serialized_start=412
-  _globals['_ACCOUNT']._serialized_end=578
-  _globals['_ACCOUNTSERVICE']._serialized_start=699
-  _globals['_ACCOUNTSERVICE']._serialized_end=960
+  _globals['_ACCOUNTKIND']._serialized_start=958
+  _globals['_ACCOUNTKIND']._serialized_end=1074
+  _globals['_CREATEACCOUNTREQUEST']._serialized_start=116
+  _globals['_CREATEACCOUNTREQUEST']._serialized_end=340
+  _globals['_UPDATEACCOUNTREQUEST']._serialized_start=343
+  _globals['_UPDATEACCOUNTREQUEST']._serialized_end=481
+  _globals['_GETACCOUNTREQUEST']._serialized_start=483
+  _globals['_GETACCOUNTREQUEST']._serialized_end=522
+  _globals['_LISTACCOUNTSREQUEST']._serialized_start=524
+  _globals['_LISTACCOUNTSREQUEST']._serialized_end=603
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=605
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=695
+  _globals['_ACCOUNT']._serialized_start=698
+  _globals['_ACCOUNT']._serialized_end=956
+  _globals['_ACCOUNTSERVICE']._serialized_start=1077
+  _globals['_ACCOUNTSERVICE']._serialized_end=1418
 # @@protoc_insertion_point(module_scope)

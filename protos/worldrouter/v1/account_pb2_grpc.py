@@ -27,6 +27,11 @@ if _version_not_supported:
 
 class AccountServiceStub:
     """AccountService manages accounts. For the operator.
+
+    Accounts form trees, such as organisation, team, project: at most four
+    levels. Only the root of a tree has a balance; whatever keys of any account of
+    the tree spend is paid by it. What an account forbids (models, limits, its
+    end) holds for all below it too.
     """
 
     def __init__(self, channel):
@@ -50,15 +55,26 @@ class AccountServiceStub:
                 request_serializer=worldrouter_dot_v1_dot_account__pb2.ListAccountsRequest.SerializeToString,
                 response_deserializer=worldrouter_dot_v1_dot_account__pb2.ListAccountsResponse.FromString,
                 _registered_method=True)
+        self.UpdateAccount = channel.unary_unary(
+                '/worldrouter.v1.AccountService/UpdateAccount',
+                request_serializer=worldrouter_dot_v1_dot_account__pb2.UpdateAccountRequest.SerializeToString,
+                response_deserializer=worldrouter_dot_v1_dot_account__pb2.Account.FromString,
+                _registered_method=True)
 
 
 class AccountServiceServicer:
     """AccountService manages accounts. For the operator.
+
+    Accounts form trees, such as organisation, team, project: at most four
+    levels. Only the root of a tree has a balance; whatever keys of any account of
+    the tree spend is paid by it. What an account forbids (models, limits, its
+    end) holds for all below it too.
     """
 
     def CreateAccount(self, request, context):
         """Makes an account with a balance of zero. ALREADY_EXISTS when account_id is
-        taken; CONFLICT when the idempotency key came with another body before.
+        taken; NOT_FOUND when there is no such parent; CONFLICT when the idempotency
+        key came with another body before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,6 +89,16 @@ class AccountServiceServicer:
 
     def ListAccounts(self, request, context):
         """Lists accounts, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateAccount(self, request, context):
+        """Changes an account; every core goes by it within 2 seconds. NOT_FOUND when
+        there is none of this ID; INVALID_REQUEST for a mask with another field;
+        CONFLICT for a credit limit of an account with a parent, or one below what
+        the account owes, or when the idempotency key came with another body before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +122,11 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     request_deserializer=worldrouter_dot_v1_dot_account__pb2.ListAccountsRequest.FromString,
                     response_serializer=worldrouter_dot_v1_dot_account__pb2.ListAccountsResponse.SerializeToString,
             ),
+            'UpdateAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateAccount,
+                    request_deserializer=worldrouter_dot_v1_dot_account__pb2.UpdateAccountRequest.FromString,
+                    response_serializer=worldrouter_dot_v1_dot_account__pb2.Account.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'worldrouter.v1.AccountService', rpc_method_handlers)
@@ -106,6 +137,11 @@ def add_AccountServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class AccountService:
     """AccountService manages accounts. For the operator.
+
+    Accounts form trees, such as organisation, team, project: at most four
+    levels. Only the root of a tree has a balance; whatever keys of any account of
+    the tree spend is paid by it. What an account forbids (models, limits, its
+    end) holds for all below it too.
     """
 
     @staticmethod
@@ -179,6 +215,33 @@ class AccountService:
             '/worldrouter.v1.AccountService/ListAccounts',
             worldrouter_dot_v1_dot_account__pb2.ListAccountsRequest.SerializeToString,
             worldrouter_dot_v1_dot_account__pb2.ListAccountsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/worldrouter.v1.AccountService/UpdateAccount',
+            worldrouter_dot_v1_dot_account__pb2.UpdateAccountRequest.SerializeToString,
+            worldrouter_dot_v1_dot_account__pb2.Account.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19worldrouter/v1/auth.proto\x12\x0eworldrouter.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x89\x01\n\x13\x43reateApiKeyRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\"&\n\x10GetApiKeyRequest\x12\x12\n\napi_key_id\x18\x01 \x01(\t\"O\n\x12ListApiKeysRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"X\n\x13ListApiKeysResponse\x12(\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x16.worldrouter.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x88\x01\n\x13UpdateApiKeyRequest\x12\'\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x16.worldrouter.v1.ApiKey\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"s\n\x13RotateApiKeyRequest\x12\x12\n\napi_key_id\x18\x01 \x01(\t\x12/\n\x0cgrace_period\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"{\n\x14RotateApiKeyResponse\x12\'\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x16.worldrouter.v1.ApiKey\x12:\n\x16old_secret_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"B\n\x13RevokeApiKeyRequest\x12\x12\n\napi_key_id\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"?\n\x14RevokeApiKeyResponse\x12\'\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x16.worldrouter.v1.ApiKey\"%\n\x13VerifyApiKeyRequest\x12\x0e\n\x06secret\x18\x01 \x01(\t\"M\n\x14VerifyApiKeyResponse\x12\r\n\x05valid\x18\x01 \x01(\x08\x12\x12\n\napi_key_id\x18\x02 \x01(\t\x12\x12\n\naccount_id\x18\x03 \x01(\t\"\x8f\x02\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0e\n\x06secret\x18\x04 \x01(\t\x12\x15\n\rsecret_prefix\x18\x05 \x01(\t\x12\x15\n\rsecret_suffix\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xd7\x04\n\x0b\x41uthService\x12K\n\x0c\x43reateApiKey\x12#.worldrouter.v1.CreateApiKeyRequest\x1a\x16.worldrouter.v1.ApiKey\x12\x45\n\tGetApiKey\x12 .worldrouter.v1.GetApiKeyRequest\x1a\x16.worldrouter.v1.ApiKey\x12V\n\x0bListApiKeys\x12\".worldrouter.v1.ListApiKeysRequest\x1a#.worldrouter.v1.ListApiKeysResponse\x12K\n\x0cUpdateApiKey\x12#.worldrouter.v1.UpdateApiKeyRequest\x1a\x16.worldrouter.v1.ApiKey\x12Y\n\x0cRotateApiKey\x12#.worldrouter.v1.RotateApiKeyRequest\x1a$.worldrouter.v1.RotateApiKeyResponse\x12Y\n\x0cRevokeApiKey\x12#.worldrouter.v1.RevokeApiKeyRequest\x1a$.worldrouter.v1.RevokeApiKeyResponse\x12Y\n\x0cVerifyApiKey\x12#.worldrouter.v1.VerifyApiKeyRequest\x1a$.worldrouter.v1.VerifyApiKeyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19worldrouter/v1/auth.proto\x12\x0eworldrouter.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa1\x01\n\x13\x43reateApiKeyRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fidempotency_key\x18\x04 \x01(\t\x12\x16\n\x0e\x61llowed_models\x18\x05 \x03(\t\"&\n\x10GetApiKeyRequest\x12\x12\n\napi_key_id\x18\x01 \x01(\t\"O\n\x12ListApiKeysRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"X\n\x13ListApiKeysResponse\x12(\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x16.worldrouter.v1.ApiKey\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x88\x01\n\x13UpdateApiKeyRequest\x12\'\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x16.worldrouter.v1.ApiKey\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"s\n\x13RotateApiKeyRequest\x12\x12\n\napi_key_id\x18\x01 \x01(\t\x12/\n\x0cgrace_period\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x17\n\x0fidempotency_key\x18\x03 \x01(\t\"{\n\x14RotateApiKeyResponse\x12\'\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x16.worldrouter.v1.ApiKey\x12:\n\x16old_secret_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"B\n\x13RevokeApiKeyRequest\x12\x12\n\napi_key_id\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"?\n\x14RevokeApiKeyResponse\x12\'\n\x07\x61pi_key\x18\x01 \x01(\x0b\x32\x16.worldrouter.v1.ApiKey\"%\n\x13VerifyApiKeyRequest\x12\x0e\n\x06secret\x18\x01 \x01(\t\"M\n\x14VerifyApiKeyResponse\x12\r\n\x05valid\x18\x01 \x01(\x08\x12\x12\n\napi_key_id\x18\x02 \x01(\t\x12\x12\n\naccount_id\x18\x03 \x01(\t\"\xa7\x02\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x0e\n\x06secret\x18\x04 \x01(\t\x12\x15\n\rsecret_prefix\x18\x05 \x01(\t\x12\x15\n\rsecret_suffix\x18\x06 \x01(\t\x12/\n\x0b\x63reate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brevoke_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0e\x61llowed_models\x18\n \x03(\t2\xd7\x04\n\x0b\x41uthService\x12K\n\x0c\x43reateApiKey\x12#.worldrouter.v1.CreateApiKeyRequest\x1a\x16.worldrouter.v1.ApiKey\x12\x45\n\tGetApiKey\x12 .worldrouter.v1.GetApiKeyRequest\x1a\x16.worldrouter.v1.ApiKey\x12V\n\x0bListApiKeys\x12\".worldrouter.v1.ListApiKeysRequest\x1a#.worldrouter.v1.ListApiKeysResponse\x12K\n\x0cUpdateApiKey\x12#.worldrouter.v1.UpdateApiKeyRequest\x1a\x16.worldrouter.v1.ApiKey\x12Y\n\x0cRotateApiKey\x12#.worldrouter.v1.RotateApiKeyRequest\x1a$.worldrouter.v1.RotateApiKeyResponse\x12Y\n\x0cRevokeApiKey\x12#.worldrouter.v1.RevokeApiKeyRequest\x1a$.worldrouter.v1.RevokeApiKeyResponse\x12Y\n\x0cVerifyApiKey\x12#.worldrouter.v1.VerifyApiKeyRequest\x1a$.worldrouter.v1.VerifyApiKeyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,29 +35,29 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'worldrouter.v1.auth_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_CREATEAPIKEYREQUEST']._serialized_start=145
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=282
-  _globals['_GETAPIKEYREQUEST']._serialized_start=284
-  _globals['_GETAPIKEYREQUEST']._serialized_end=322
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=324
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=403
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=405
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=493
-  _globals['_UPDATEAPIKEYREQUEST']._serialized_start=496
-  _globals['_UPDATEAPIKEYREQUEST']._serialized_end=632
-  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=634
-  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=749
-  _globals['_ROTATEAPIKEYRESPONSE']._serialized_start=751
-  _globals['_ROTATEAPIKEYRESPONSE']._serialized_end=874
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=876
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=942
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=944
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1007
-  _globals['_VERIFYAPIKEYREQUEST']._serialized_start=1009
-  _globals['_VERIFYAPIKEYREQUEST']._serialized_end=1046
-  _globals['_VERIFYAPIKEYRESPONSE']._serialized_start=1048
-  _globals['_VERIFYAPIKEYRESPONSE']._serialized_end=1125
-  _globals['_APIKEY']._serialized_start=1128
-  _globals['_APIKEY']._serialized_end=1399
-  _globals['_AUTHSERVICE']._serialized_start=1402
-  _globals['_AUTHSERVICE']._serialized_end=2001
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=306
+  _globals['_GETAPIKEYREQUEST']._serialized_start=308
+  _globals['_GETAPIKEYREQUEST']._serialized_end=346
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=348
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=427
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=429
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=517
+  _globals['_UPDATEAPIKEYREQUEST']._serialized_start=520
+  _globals['_UPDATEAPIKEYREQUEST']._serialized_end=656
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_start=658
+  _globals['_ROTATEAPIKEYREQUEST']._serialized_end=773
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_start=775
+  _globals['_ROTATEAPIKEYRESPONSE']._serialized_end=898
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=900
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=966
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=968
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1031
+  _globals['_VERIFYAPIKEYREQUEST']._serialized_start=1033
+  _globals['_VERIFYAPIKEYREQUEST']._serialized_end=1070
+  _globals['_VERIFYAPIKEYRESPONSE']._serialized_start=1072
+  _globals['_VERIFYAPIKEYRESPONSE']._serialized_end=1149
+  _globals['_APIKEY']._serialized_start=1152
+  _globals['_APIKEY']._serialized_end=1447
+  _globals['_AUTHSERVICE']._serialized_start=1450
+  _globals['_AUTHSERVICE']._serialized_end=2049
 # @@protoc_insertion_point(module_scope)

@@ -115,8 +115,8 @@ class AuthServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateApiKey(self, request, context):
-        """Changes a key's display name or expiry. NOT_FOUND when there is none of
-        this ID; INVALID_REQUEST for a mask with another field.
+        """Changes a key's display name, expiry or models. NOT_FOUND when there is
+        none of this ID; INVALID_REQUEST for a mask with another field.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -51,8 +51,8 @@ class AuthServiceStub:
     ListApiKeys: _grpc.UnaryUnaryMultiCallable[_auth_pb2.ListApiKeysRequest, _auth_pb2.ListApiKeysResponse]
     """Lists keys, newest first, revoked ones among them, without secrets."""
     UpdateApiKey: _grpc.UnaryUnaryMultiCallable[_auth_pb2.UpdateApiKeyRequest, _auth_pb2.ApiKey]
-    """Changes a key's display name or expiry. NOT_FOUND when there is none of
-    this ID; INVALID_REQUEST for a mask with another field.
+    """Changes a key's display name, expiry or models. NOT_FOUND when there is
+    none of this ID; INVALID_REQUEST for a mask with another field.
     """
     RotateApiKey: _grpc.UnaryUnaryMultiCallable[_auth_pb2.RotateApiKeyRequest, _auth_pb2.RotateApiKeyResponse]
     """Gives a key a new secret, returned only now. The old one stays valid for
@@ -93,8 +93,8 @@ class AuthServiceAsyncStub(AuthServiceStub):
     ListApiKeys: _aio.UnaryUnaryMultiCallable[_auth_pb2.ListApiKeysRequest, _auth_pb2.ListApiKeysResponse]  # type: ignore[assignment]
     """Lists keys, newest first, revoked ones among them, without secrets."""
     UpdateApiKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.UpdateApiKeyRequest, _auth_pb2.ApiKey]  # type: ignore[assignment]
-    """Changes a key's display name or expiry. NOT_FOUND when there is none of
-    this ID; INVALID_REQUEST for a mask with another field.
+    """Changes a key's display name, expiry or models. NOT_FOUND when there is
+    none of this ID; INVALID_REQUEST for a mask with another field.
     """
     RotateApiKey: _aio.UnaryUnaryMultiCallable[_auth_pb2.RotateApiKeyRequest, _auth_pb2.RotateApiKeyResponse]  # type: ignore[assignment]
     """Gives a key a new secret, returned only now. The old one stays valid for
@@ -156,8 +156,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.UpdateApiKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_auth_pb2.ApiKey, _abc.Awaitable[_auth_pb2.ApiKey]]:
-        """Changes a key's display name or expiry. NOT_FOUND when there is none of
-        this ID; INVALID_REQUEST for a mask with another field.
+        """Changes a key's display name, expiry or models. NOT_FOUND when there is
+        none of this ID; INVALID_REQUEST for a mask with another field.
         """
 
     @_abc_1.abstractmethod

@@ -29,6 +29,10 @@ class MeteringServiceStub:
     """MeteringService reads and tops up balances. Amounts are nanodollars (nUSD,
     10^-9 USD) in 64-bit integers, never floats. An API key reads its own
     account; ids of other accounts answer NOT_FOUND. The operator reads all.
+
+    The usage of an account is what its keys, and those of all accounts below it,
+    used. An account with a parent has no money of its own: the root above it
+    pays.
     """
 
     def __init__(self, channel):
@@ -93,10 +97,15 @@ class MeteringServiceServicer:
     """MeteringService reads and tops up balances. Amounts are nanodollars (nUSD,
     10^-9 USD) in 64-bit integers, never floats. An API key reads its own
     account; ids of other accounts answer NOT_FOUND. The operator reads all.
+
+    The usage of an account is what its keys, and those of all accounts below it,
+    used. An account with a parent has no money of its own: the root above it
+    pays.
     """
 
     def GetBalance(self, request, context):
-        """Gets the balance of an account. NOT_FOUND when there is no such account.
+        """Gets the balance of an account. NOT_FOUND when there is no such account;
+        CONFLICT, naming who pays, when it has a parent.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,8 +114,8 @@ class MeteringServiceServicer:
     def CreateTopUp(self, request, context):
         """Adds prepaid credit, once per idempotency key. For the operator.
         INVALID_REQUEST below the minimum (10 USD by default); CONFLICT when the
-        idempotency key came with another body before; NOT_FOUND when there is no
-        such account.
+        idempotency key came with another body before, or, naming who pays, when the
+        account has a parent; NOT_FOUND when there is no such account.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -255,6 +264,10 @@ class MeteringService:
     """MeteringService reads and tops up balances. Amounts are nanodollars (nUSD,
     10^-9 USD) in 64-bit integers, never floats. An API key reads its own
     account; ids of other accounts answer NOT_FOUND. The operator reads all.
+
+    The usage of an account is what its keys, and those of all accounts below it,
+    used. An account with a parent has no money of its own: the root above it
+    pays.
     """
 
     @staticmethod

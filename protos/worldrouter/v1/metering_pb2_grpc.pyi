@@ -30,6 +30,10 @@ class MeteringServiceStub:
     """MeteringService reads and tops up balances. Amounts are nanodollars (nUSD,
     10^-9 USD) in 64-bit integers, never floats. An API key reads its own
     account; ids of other accounts answer NOT_FOUND. The operator reads all.
+
+    The usage of an account is what its keys, and those of all accounts below it,
+    used. An account with a parent has no money of its own: the root above it
+    pays.
     """
 
     @_typing.overload
@@ -37,12 +41,14 @@ class MeteringServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MeteringServiceAsyncStub: ...
     GetBalance: _grpc.UnaryUnaryMultiCallable[_metering_pb2.GetBalanceRequest, _metering_pb2.Balance]
-    """Gets the balance of an account. NOT_FOUND when there is no such account."""
+    """Gets the balance of an account. NOT_FOUND when there is no such account;
+    CONFLICT, naming who pays, when it has a parent.
+    """
     CreateTopUp: _grpc.UnaryUnaryMultiCallable[_metering_pb2.CreateTopUpRequest, _metering_pb2.TopUp]
     """Adds prepaid credit, once per idempotency key. For the operator.
     INVALID_REQUEST below the minimum (10 USD by default); CONFLICT when the
-    idempotency key came with another body before; NOT_FOUND when there is no
-    such account.
+    idempotency key came with another body before, or, naming who pays, when the
+    account has a parent; NOT_FOUND when there is no such account.
     """
     CreateRefund: _grpc.UnaryUnaryMultiCallable[_metering_pb2.CreateRefundRequest, _metering_pb2.Refund]
     """Takes credit of a payment back from its account, to be paid out by whoever
@@ -95,16 +101,22 @@ class MeteringServiceAsyncStub(MeteringServiceStub):
     """MeteringService reads and tops up balances. Amounts are nanodollars (nUSD,
     10^-9 USD) in 64-bit integers, never floats. An API key reads its own
     account; ids of other accounts answer NOT_FOUND. The operator reads all.
+
+    The usage of an account is what its keys, and those of all accounts below it,
+    used. An account with a parent has no money of its own: the root above it
+    pays.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetBalance: _aio.UnaryUnaryMultiCallable[_metering_pb2.GetBalanceRequest, _metering_pb2.Balance]  # type: ignore[assignment]
-    """Gets the balance of an account. NOT_FOUND when there is no such account."""
+    """Gets the balance of an account. NOT_FOUND when there is no such account;
+    CONFLICT, naming who pays, when it has a parent.
+    """
     CreateTopUp: _aio.UnaryUnaryMultiCallable[_metering_pb2.CreateTopUpRequest, _metering_pb2.TopUp]  # type: ignore[assignment]
     """Adds prepaid credit, once per idempotency key. For the operator.
     INVALID_REQUEST below the minimum (10 USD by default); CONFLICT when the
-    idempotency key came with another body before; NOT_FOUND when there is no
-    such account.
+    idempotency key came with another body before, or, naming who pays, when the
+    account has a parent; NOT_FOUND when there is no such account.
     """
     CreateRefund: _aio.UnaryUnaryMultiCallable[_metering_pb2.CreateRefundRequest, _metering_pb2.Refund]  # type: ignore[assignment]
     """Takes credit of a payment back from its account, to be paid out by whoever
@@ -156,6 +168,10 @@ class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
     """MeteringService reads and tops up balances. Amounts are nanodollars (nUSD,
     10^-9 USD) in 64-bit integers, never floats. An API key reads its own
     account; ids of other accounts answer NOT_FOUND. The operator reads all.
+
+    The usage of an account is what its keys, and those of all accounts below it,
+    used. An account with a parent has no money of its own: the root above it
+    pays.
     """
 
     @_abc_1.abstractmethod
@@ -164,7 +180,9 @@ class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _metering_pb2.GetBalanceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_metering_pb2.Balance, _abc.Awaitable[_metering_pb2.Balance]]:
-        """Gets the balance of an account. NOT_FOUND when there is no such account."""
+        """Gets the balance of an account. NOT_FOUND when there is no such account;
+        CONFLICT, naming who pays, when it has a parent.
+        """
 
     @_abc_1.abstractmethod
     def CreateTopUp(
@@ -174,8 +192,8 @@ class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_metering_pb2.TopUp, _abc.Awaitable[_metering_pb2.TopUp]]:
         """Adds prepaid credit, once per idempotency key. For the operator.
         INVALID_REQUEST below the minimum (10 USD by default); CONFLICT when the
-        idempotency key came with another body before; NOT_FOUND when there is no
-        such account.
+        idempotency key came with another body before, or, naming who pays, when the
+        account has a parent; NOT_FOUND when there is no such account.
         """
 
     @_abc_1.abstractmethod

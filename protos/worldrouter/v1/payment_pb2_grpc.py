@@ -74,8 +74,8 @@ class PaymentServiceServicer:
         """Begins a payment and answers the page where it is paid. INVALID_REQUEST
         below the minimum (10 USD by default) and for a provider that is not
         configured; NOT_FOUND when there is no such account; CONFLICT when the
-        idempotency key came with another body before; UPSTREAM_ERROR when the
-        provider fails.
+        idempotency key came with another body before, or, naming who pays, when
+        the account has a parent; UPSTREAM_ERROR when the provider fails.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,8 +40,8 @@ class PaymentServiceStub:
     """Begins a payment and answers the page where it is paid. INVALID_REQUEST
     below the minimum (10 USD by default) and for a provider that is not
     configured; NOT_FOUND when there is no such account; CONFLICT when the
-    idempotency key came with another body before; UPSTREAM_ERROR when the
-    provider fails.
+    idempotency key came with another body before, or, naming who pays, when
+    the account has a parent; UPSTREAM_ERROR when the provider fails.
     """
     GetPayment: _grpc.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.Payment]
     """Gets a payment. NOT_FOUND when there is none of this ID."""
@@ -71,8 +71,8 @@ class PaymentServiceAsyncStub(PaymentServiceStub):
     """Begins a payment and answers the page where it is paid. INVALID_REQUEST
     below the minimum (10 USD by default) and for a provider that is not
     configured; NOT_FOUND when there is no such account; CONFLICT when the
-    idempotency key came with another body before; UPSTREAM_ERROR when the
-    provider fails.
+    idempotency key came with another body before, or, naming who pays, when
+    the account has a parent; UPSTREAM_ERROR when the provider fails.
     """
     GetPayment: _aio.UnaryUnaryMultiCallable[_payment_pb2.GetPaymentRequest, _payment_pb2.Payment]  # type: ignore[assignment]
     """Gets a payment. NOT_FOUND when there is none of this ID."""
@@ -105,8 +105,8 @@ class PaymentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Begins a payment and answers the page where it is paid. INVALID_REQUEST
         below the minimum (10 USD by default) and for a provider that is not
         configured; NOT_FOUND when there is no such account; CONFLICT when the
-        idempotency key came with another body before; UPSTREAM_ERROR when the
-        provider fails.
+        idempotency key came with another body before, or, naming who pays, when
+        the account has a parent; UPSTREAM_ERROR when the provider fails.
         """
 
     @_abc_1.abstractmethod

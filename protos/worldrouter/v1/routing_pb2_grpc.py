@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class RoutingServiceStub:
-    """RoutingService reads the catalog. An API key sees the public models; the
-    operator sees all of them, and the endpoints.
+    """RoutingService reads the catalog. An API key sees the public models, of those
+    that it may use; the operator sees all of them, and the endpoints.
     """
 
     def __init__(self, channel):
@@ -54,8 +54,8 @@ class RoutingServiceStub:
 
 
 class RoutingServiceServicer:
-    """RoutingService reads the catalog. An API key sees the public models; the
-    operator sees all of them, and the endpoints.
+    """RoutingService reads the catalog. An API key sees the public models, of those
+    that it may use; the operator sees all of them, and the endpoints.
     """
 
     def ListModels(self, request, context):
@@ -108,8 +108,8 @@ def add_RoutingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RoutingService:
-    """RoutingService reads the catalog. An API key sees the public models; the
-    operator sees all of them, and the endpoints.
+    """RoutingService reads the catalog. An API key sees the public models, of those
+    that it may use; the operator sees all of them, and the endpoints.
     """
 
     @staticmethod

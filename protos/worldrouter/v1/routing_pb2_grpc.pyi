@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RoutingServiceStub:
-    """RoutingService reads the catalog. An API key sees the public models; the
-    operator sees all of them, and the endpoints.
+    """RoutingService reads the catalog. An API key sees the public models, of those
+    that it may use; the operator sees all of them, and the endpoints.
     """
 
     @_typing.overload
@@ -48,8 +48,8 @@ class RoutingServiceStub:
 
 @_typing.type_check_only
 class RoutingServiceAsyncStub(RoutingServiceStub):
-    """RoutingService reads the catalog. An API key sees the public models; the
-    operator sees all of them, and the endpoints.
+    """RoutingService reads the catalog. An API key sees the public models, of those
+    that it may use; the operator sees all of them, and the endpoints.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -65,8 +65,8 @@ class RoutingServiceAsyncStub(RoutingServiceStub):
     """
 
 class RoutingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """RoutingService reads the catalog. An API key sees the public models; the
-    operator sees all of them, and the endpoints.
+    """RoutingService reads the catalog. An API key sees the public models, of those
+    that it may use; the operator sees all of them, and the endpoints.
     """
 
     @_abc_1.abstractmethod

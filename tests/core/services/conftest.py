@@ -25,6 +25,7 @@ from worldrouter.v1 import (
     auth_pb2,
     auth_pb2_grpc,
     chat_pb2,
+    limit_pb2_grpc,
     maintenance_pb2_grpc,
     metering_pb2_grpc,
     payment_pb2_grpc,
@@ -42,6 +43,7 @@ from core.payments.sandbox import Sandbox
 from core.services.accounts import AccountServicer
 from core.services.catalog import RoutingServicer
 from core.services.keys import AuthServicer
+from core.services.limits import LimitServicer
 from core.services.maintenance import MaintenanceServicer
 from core.services.metering import MeteringServicer
 from core.services.payments import PaymentServicer
@@ -114,6 +116,10 @@ class Core:
         return auth_pb2_grpc.AuthServiceStub(self.channel)
 
     @property
+    def limits(self) -> Any:
+        return limit_pb2_grpc.LimitServiceStub(self.channel)
+
+    @property
     def metering(self) -> Any:
         return metering_pb2_grpc.MeteringServiceStub(self.channel)
 
@@ -129,8 +135,10 @@ class Core:
     def routing(self) -> Any:
         return routing_pb2_grpc.RoutingServiceStub(self.channel)
 
-    async def make_account(self, account_id: str, kind: Any = account_pb2.ACCOUNT_KIND_USER) -> str:
-        request = account_pb2.CreateAccountRequest(account_id=account_id, display_name="An account", kind=kind)
+    async def make_account(self, account_id: str, kind: Any = account_pb2.ACCOUNT_KIND_USER, **fields: Any) -> str:
+        request = account_pb2.CreateAccountRequest(
+            account_id=account_id, display_name="An account", kind=kind, **fields
+        )
         return (await self.accounts.CreateAccount(request, metadata=self.operator)).id
 
     async def make_key(self, account_id: str = "", **fields: Any) -> auth_pb2.ApiKey:
@@ -174,7 +182,8 @@ def make_guard(store: Store, authenticator: Authenticator, peppers: Peppers) -> 
     keys = AuthServicer(
         store, store, authenticator, peppers, ids, clock_us=clock_us, default_account_id=DEFAULT_ACCOUNT
     )
-    accounts = AccountServicer(store, ids, default_account_id=DEFAULT_ACCOUNT)
+    accounts = AccountServicer(store, authenticator, ids, clock_us=clock_us, default_account_id=DEFAULT_ACCOUNT)
+    limits = LimitServicer(store, authenticator, ids)
     metering = MeteringServicer(store, store, store, ids, top_up_rules=TopUpRules())
     payments = PaymentServicer(
         store,
@@ -187,6 +196,7 @@ def make_guard(store: Store, authenticator: Authenticator, peppers: Peppers) -> 
     payment_pb2_grpc.add_PaymentServiceServicer_to_server(payments, guard)
     auth_pb2_grpc.add_AuthServiceServicer_to_server(keys, guard)
     account_pb2_grpc.add_AccountServiceServicer_to_server(accounts, guard)
+    limit_pb2_grpc.add_LimitServiceServicer_to_server(limits, guard)
     metering_pb2_grpc.add_MeteringServiceServicer_to_server(metering, guard)
     maintenance_pb2_grpc.add_MaintenanceServiceServicer_to_server(MaintenanceServicer(store), guard)
     routing_pb2_grpc.add_RoutingServiceServicer_to_server(RoutingServicer(CATALOG), guard)

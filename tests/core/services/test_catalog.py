@@ -80,3 +80,15 @@ async def test_endpoints_list_in_the_order_of_trying(core, failure) -> None:
     assert [row.name for row in one] == ["e0", "e1", "e2"]
     none = routing_pb2.ListEndpointsRequest(model_id="none")
     assert (await failure(core.routing.ListEndpoints(none, metadata=core.operator))).code is C.NOT_FOUND
+
+
+async def test_a_list_of_models_is_all_that_a_key_sees(core, failure) -> None:
+    """A key sees what its list and those above it allow, of the public models; the rest does not exist for it."""
+    await core.make_account("org", allowed_models=["model-0*"])
+    await core.make_account("team", parent_id="org", allowed_models=["model-01", "model-02", "model-055-hidden"])
+    key = bearer((await core.make_key("team", allowed_models=["model-02", "model-03", "model-055*"])).secret)
+    rows = await follow(core.routing.ListModels, routing_pb2.ListModelsRequest, "models", key)
+    assert [model.id for model in rows] == ["model-02"]
+    for model_id in ("model-01", "model-03", "model-055-hidden"):
+        request = routing_pb2.GetModelRequest(model_id=model_id)
+        assert (await failure(core.routing.GetModel(request, metadata=key))).code is C.NOT_FOUND

@@ -20,14 +20,16 @@ def bearer(secret: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {secret}"),)
 
 
-def settlement(number: int, account_id: str, *, model: str = "m", status: str = "complete") -> Settlement:
+def settlement(
+    number: int, account_id: str, *, model: str = "m", status: str = "complete", key_id: str = "key_a"
+) -> Settlement:
     return Settlement(
         request_id=f"{number:026}",
         account_id=account_id,
         lease_id=None,
         amount_nano_usd=0,
         shortfall_nano_usd=0,
-        key_id=None if number % 4 == 0 else "key_a",
+        key_id=None if number % 4 == 0 else key_id,
         client_request_id="",
         model_id=model,
         endpoint="e",
@@ -174,3 +176,26 @@ async def test_the_sums_are_made_anew(core, key) -> None:
     request = metering_pb2.RebuildUsageSummariesRequest()
     assert (await core.metering.RebuildUsageSummaries(request, metadata=core.operator)).entry_count == 15
     assert await summarize(core, key, group_by=[MODEL, KEY, DAY]) == before
+
+
+async def test_a_key_below_sees_its_account_and_what_is_under_that(core, failure) -> None:
+    """Usage of an account is what its keys and those below it used: records, days, sums and single requests."""
+    await core.make_account("org")
+    keys = {}
+    for account_id, parent_id in (("team", "org"), ("group", "team"), ("other", "org")):
+        await core.make_account(account_id, parent_id=parent_id)
+        keys[account_id] = await core.make_key(account_id)
+    used = [settlement(n, "org", key_id=key.id) for n, key in zip((1, 2, 3), keys.values(), strict=True)]
+    await core.store.settle(used)
+    team = bearer(keys["team"].secret)
+    for metadata, fields in ((team, {}), (core.operator, {"account_id": "team"})):
+        assert [record.request_id[-1] for record in (await listed(core, metadata, **fields)).records] == ["2", "1"]
+        assert (await summarize(core, metadata, **fields)).summaries[0].request_count == 2
+    sums = (await summarize(core, core.operator, account_id="org", group_by=[ACCOUNT])).summaries
+    assert [(row.account_id, row.request_count) for row in sums] == [("group", 1), ("other", 1), ("team", 1)]
+    request = metering_pb2.GetUsageRecordRequest(request_id=f"{2:026}")
+    assert (await core.metering.GetUsageRecord(request, metadata=team)).api_key_id == keys["group"].id
+    request = metering_pb2.GetUsageRecordRequest(request_id=f"{3:026}")
+    assert (await failure(core.metering.GetUsageRecord(request, metadata=team))).code is C.NOT_FOUND
+    for account_id in ("org", "group"):
+        assert (await failure(summarize(core, team, account_id=account_id))).code is C.NOT_FOUND
