@@ -6,22 +6,12 @@ import click
 from worldrouter.v1 import metering_pb2
 
 from core.cli.audit import export
-from core.cli.client import CallFailed, collect
+from core.cli.changes import change
+from core.cli.client import collect
 from core.cli.money import UsdType, exact_usd, shown_usd
 from core.cli.options import account_option, client_command, json_option, limit_option
 from core.cli.output import Json, enum_word, exact_time, print_fields, print_json, print_table, shown_time
 from core.cli.session import Session
-
-MAYBE_DONE = (
-    "UNAVAILABLE",
-    "DEADLINE_EXCEEDED",
-    "UNKNOWN",
-    "INTERNAL",
-    "CANCELLED",
-    "SERVICE_UNAVAILABLE",
-    "INTERNAL_ERROR",
-)
-"""Reasons, of WorldRouter and of gRPC, that leave open whether a change was committed."""
 
 
 @click.command()
@@ -57,10 +47,8 @@ def topup(session: Session, account_id: str, amount_nano_usd: int, idempotency_k
         account_id=account_id, amount_nano_usd=amount_nano_usd, idempotency_key=key
     )
     with session.connect() as core:
-        try:
-            top_up = core.call(core.metering.CreateTopUp, request)
-        except CallFailed as error:
-            raise repeatable(error, key, "it may have been credited all the same") from error
+        credited = "it may have been credited all the same"
+        top_up = change(core, core.metering.CreateTopUp, request, maybe_done=credited)
     if as_json:
         print_json(_top_up_json(top_up, key))
         return
@@ -139,13 +127,6 @@ def ledger(session: Session, account_id: str, limit: int, as_json: bool) -> None
 
 
 ledger.add_command(export)
-
-
-def repeatable(error: CallFailed, key: str, maybe_done: str) -> click.ClickException:
-    """The error, with the way to repeat a change that may have been made."""
-    if error.reason not in MAYBE_DONE:
-        return error
-    return click.ClickException(f"{error.message}; {maybe_done}: repeat it with --idempotency-key {key}")
 
 
 def _top_up_json(top_up: metering_pb2.TopUp, key: str) -> dict[str, Json]:

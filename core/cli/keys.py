@@ -9,9 +9,18 @@ import click
 from google.protobuf.timestamp_pb2 import Timestamp
 from worldrouter.v1 import auth_pb2
 
+from core.cli.changes import change, named, repeat_option
 from core.cli.client import collect
 from core.cli.durations import DurationType
-from core.cli.options import account_option, client_command, json_option, limit_option
+from core.cli.options import (
+    account_option,
+    client_command,
+    expiry_option,
+    json_option,
+    limit_option,
+    models_option,
+    unending_option,
+)
 from core.cli.output import Json, exact_time, print_fields, print_json, print_table, shown_time
 from core.cli.session import Session
 
@@ -20,7 +29,7 @@ from core.cli.session import Session
 def keys() -> None:
     """API keys: what clients are let in with.
 
-    They send it as `Authorization: Bearer wlrouter_…`. A key spends from one account. Its secret is shown
+    They send it as `Authorization: Bearer wlrouter_…`. A key belongs to one account. Its secret is shown
     once, when it is made or rotated.
     """
 
@@ -28,23 +37,38 @@ def keys() -> None:
 @keys.command()
 @click.argument("name")
 @account_option
-@click.option("--expires-in", type=DurationType(), help="End it by itself after so long: 90d, 12h, 30m.")
+@expiry_option
+@models_option
+@repeat_option
 @json_option
 @client_command
-def create(session: Session, name: str, account_id: str, expires_in: timedelta | None, as_json: bool) -> None:
+def create(
+    session: Session,
+    name: str,
+    account_id: str,
+    expires_in: timedelta | None,
+    models: list[str] | None,
+    idempotency_key: str | None,
+    as_json: bool,
+) -> None:
     """Make a key called NAME and show its secret, this once.
 
     \b
     Examples:
       worldrouter keys create laptop
-      worldrouter keys create ci --account acct_01k9 --expires-in 90d
+      worldrouter keys create ci --account acct_01k9 --expires-in 90d --models 'gpt-4o*'
       export OPENAI_API_KEY=$(worldrouter keys create laptop --json | jq -r .secret)
     """
-    request = auth_pb2.CreateApiKeyRequest(account_id=account_id, display_name=name)
+    request = auth_pb2.CreateApiKeyRequest(
+        account_id=account_id,
+        display_name=name,
+        allowed_models=models,
+        idempotency_key=idempotency_key or session.new_id(),
+    )
     if expires_in is not None:
         request.expire_time.FromDatetime(session.now() + expires_in)
     with session.connect() as core:
-        key = core.call(core.auth.CreateApiKey, request)
+        key = change(core, core.auth.CreateApiKey, request)
     _print(key, session.now(), as_json)
 
 
@@ -97,10 +121,56 @@ def list_(session: Session, account_id: str, limit: int, as_json: bool) -> None:
 
 @keys.command()
 @click.argument("key_id", metavar="ID")
-@click.option("--grace", type=DurationType(), help="How long the old secret stays valid: 0s to 30d.  [default: 24h]")
+@click.option("--name", metavar="NAME", help="Name for people.")
+@expiry_option
+@unending_option
+@models_option
+@repeat_option
 @json_option
 @client_command
-def rotate(session: Session, key_id: str, grace: timedelta | None, as_json: bool) -> None:
+def update(
+    session: Session,
+    key_id: str,
+    name: str | None,
+    expires_in: timedelta | None,
+    never_expires: bool,
+    models: list[str] | None,
+    idempotency_key: str | None,
+    as_json: bool,
+) -> None:
+    """Change what is given of a key.
+
+    Every core goes by it within 2 seconds.
+
+    \b
+    Examples:
+      worldrouter keys update key_01k9 --models 'gpt-4o-mini,smollm2*'
+      worldrouter keys update key_01k9 --name "Ada's laptop" --never-expires
+    """
+    request = auth_pb2.UpdateApiKeyRequest(
+        api_key=auth_pb2.ApiKey(id=key_id, display_name=name or "", allowed_models=models),
+        idempotency_key=idempotency_key or session.new_id(),
+    )
+    if expires_in is not None:
+        request.api_key.expire_time.FromDatetime(session.now() + expires_in)
+    given = {
+        "display_name": name is not None,
+        "expire_time": expires_in is not None or never_expires,
+        "allowed_models": models is not None,
+    }
+    request.update_mask.paths.extend(named(given))
+    with session.connect() as core:
+        key = change(core, core.auth.UpdateApiKey, request)
+    _print(key, session.now(), as_json)
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@click.option("--grace", type=DurationType(), help="How long the old secret stays valid: 0s to 30d.  [default: 24h]")
+@repeat_option
+@json_option
+@client_command
+def rotate(session: Session, key_id: str, grace: timedelta | None, idempotency_key: str | None, as_json: bool) -> None:
     """Give a key a new secret and show it, this once.
 
     The old secret stays valid for the grace time, so that clients can change over.
@@ -110,19 +180,20 @@ def rotate(session: Session, key_id: str, grace: timedelta | None, as_json: bool
       worldrouter keys rotate key_01k9
       worldrouter keys rotate key_01k9 --grace 0s      # the old one leaked
     """
-    request = auth_pb2.RotateApiKeyRequest(api_key_id=key_id)
+    request = auth_pb2.RotateApiKeyRequest(api_key_id=key_id, idempotency_key=idempotency_key or session.new_id())
     if grace is not None:
         request.grace_period.FromTimedelta(grace)
     with session.connect() as core:
-        answer = core.call(core.auth.RotateApiKey, request)
+        answer = change(core, core.auth.RotateApiKey, request)
     _print(answer.api_key, session.now(), as_json, old_secret_ends=answer.old_secret_expire_time)
 
 
 @keys.command()
 @click.argument("key_id", metavar="ID")
+@repeat_option
 @json_option
 @client_command
-def revoke(session: Session, key_id: str, as_json: bool) -> None:
+def revoke(session: Session, key_id: str, idempotency_key: str | None, as_json: bool) -> None:
     """Revoke a key for good.
 
     It is refused within 2 seconds, and its running streams are cut within 5.
@@ -131,8 +202,9 @@ def revoke(session: Session, key_id: str, as_json: bool) -> None:
     Example:
       worldrouter keys revoke key_01k9
     """
+    request = auth_pb2.RevokeApiKeyRequest(api_key_id=key_id, idempotency_key=idempotency_key or session.new_id())
     with session.connect() as core:
-        answer = core.call(core.auth.RevokeApiKey, auth_pb2.RevokeApiKeyRequest(api_key_id=key_id))
+        answer = change(core, core.auth.RevokeApiKey, request)
     _print(answer.api_key, session.now(), as_json)
 
 
@@ -186,6 +258,7 @@ def _print(key: auth_pb2.ApiKey, now: datetime, as_json: bool, *, old_secret_end
         "state": _state(key, now),
         "created": shown_time(key.create_time),
         "expires": shown_time(key.expire_time) if key.HasField("expire_time") else "never",
+        "models": ", ".join(key.allowed_models) or "all",
         "secret": key.secret or _recognise(key),
     }
     if old_secret_ends is not None:
@@ -203,6 +276,7 @@ def _json(key: auth_pb2.ApiKey, now: datetime) -> dict[str, Json]:
         **secret,
         "account_id": key.account_id,
         "state": _state(key, now),
+        "allowed_models": list(key.allowed_models),
         "secret_prefix": key.secret_prefix,
         "secret_suffix": key.secret_suffix,
         "create_time": exact_time(key.create_time),

@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import click
 
+from core.cli.durations import DurationType
 from core.cli.session import Session
 from core.home import ENVIRONMENT_VARIABLE, Home
 
@@ -101,3 +102,27 @@ limit_option: Decorator = click.option(
     "--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Most items to list."
 )
 """The option --limit of lists."""
+
+
+def _set_models(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:
+    if value is None:
+        return None
+    models = [each.strip() for each in value.split(",")]
+    return [] if models == ["*"] else models
+
+
+models_option: Decorator = click.option(
+    "--models",
+    callback=_set_models,
+    metavar="LIST",
+    help="Models it may use, comma-separated: IDs, or beginnings of IDs with a * after them; '*' allows all.",
+)
+"""The option --models: None when it was not given, empty for all."""
+
+expiry_option: Decorator = click.option(
+    "--expires-in", type=DurationType(), help="End it by itself after so long: 90d, 12h, 30m."
+)
+"""The option --expires-in."""
+
+unending_option: Decorator = click.option("--never-expires", is_flag=True, help="Take the end away that it has.")
+"""The option --never-expires of updates."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 from worldrouter.v1 import payment_pb2
 
-from core.cli.billing import repeatable
-from core.cli.client import CallFailed, collect
+from core.cli.changes import change
+from core.cli.client import collect
 from core.cli.money import UsdType, exact_usd, shown_usd
 from core.cli.options import account_option, client_command, json_option, limit_option
 from core.cli.output import Json, enum_word, exact_time, print_fields, print_json, print_table, shown_time
@@ -59,10 +59,8 @@ def create(
         account_id=account_id, amount_nano_usd=amount_nano_usd, provider=provider, idempotency_key=key
     )
     with session.connect() as core:
-        try:
-            payment = core.call(core.payments.CreatePayment, request)
-        except CallFailed as error:
-            raise repeatable(error, key, "it may have been begun all the same") from error
+        begun = "it may have been begun all the same"
+        payment = change(core, core.payments.CreatePayment, request, maybe_done=begun)
     _print(payment, as_json)
 
 

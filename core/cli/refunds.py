@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 from worldrouter.v1 import metering_pb2
 
-from core.cli.billing import repeatable
-from core.cli.client import CallFailed
+from core.cli.changes import change
 from core.cli.money import UsdType, exact_usd, shown_usd
 from core.cli.options import client_command, json_option
 from core.cli.output import exact_time, print_fields, print_json, shown_time
@@ -49,10 +48,7 @@ def refund(
         payment_id=payment_id, amount_nano_usd=amount_nano_usd, keep_fee=keep_fee, idempotency_key=key
     )
     with session.connect() as core:
-        try:
-            made = core.call(core.metering.CreateRefund, request)
-        except CallFailed as error:
-            raise repeatable(error, key, "it may have been taken all the same") from error
+        made = change(core, core.metering.CreateRefund, request, maybe_done="it may have been taken all the same")
     amounts = {"credit": made.amount_nano_usd, "fee": made.fee_nano_usd, "refunded": made.refunded_nano_usd}
     if as_json:
         print_json(

@@ -17,7 +17,16 @@ from click.testing import CliRunner, Result
 from google.protobuf.descriptor import MethodDescriptor
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
-from worldrouter.v1 import account_pb2, auth_pb2, chat_pb2, maintenance_pb2, metering_pb2, payment_pb2, routing_pb2
+from worldrouter.v1 import (
+    account_pb2,
+    auth_pb2,
+    chat_pb2,
+    limit_pb2,
+    maintenance_pb2,
+    metering_pb2,
+    payment_pb2,
+    routing_pb2,
+)
 
 from core.cli import cli
 from core.cli.session import Session
@@ -25,7 +34,17 @@ from core.home import Home, Ready
 
 TOKEN = "operator-token-of-the-tests"
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
-FILES = (account_pb2, auth_pb2, chat_pb2, maintenance_pb2, metering_pb2, payment_pb2, routing_pb2, health_pb2)
+FILES = (
+    account_pb2,
+    auth_pb2,
+    chat_pb2,
+    limit_pb2,
+    maintenance_pb2,
+    metering_pb2,
+    payment_pb2,
+    routing_pb2,
+    health_pb2,
+)
 
 
 def descriptor(name: str) -> MethodDescriptor:

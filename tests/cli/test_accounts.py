@@ -24,7 +24,9 @@ def test_create_prints_the_account_as_json(invoke: Callable[..., Any]) -> None:
     """`accounts create NAME --json` sends the name and prints one object with `id`, on one line."""
     run = invoke("accounts", "create", "Ada", "--json")
     request = run.answer("AccountService.CreateAccount", account(credit_limit_nano_usd=1_500_000_000))
-    assert request == account_pb2.CreateAccountRequest(display_name="Ada", kind=account_pb2.ACCOUNT_KIND_USER)
+    assert request == account_pb2.CreateAccountRequest(
+        display_name="Ada", kind=account_pb2.ACCOUNT_KIND_USER, idempotency_key="new-id"
+    )
     result = run.result()
     assert result.exit_code == 0
     assert result.stdout.count("\n") == 1
@@ -32,9 +34,12 @@ def test_create_prints_the_account_as_json(invoke: Callable[..., Any]) -> None:
         "id": "acct_1",
         "name": "Ada",
         "kind": "user",
+        "parent_id": None,
         "credit_limit_usd": "1.500000000",
         "credit_limit_nano_usd": 1_500_000_000,
+        "allowed_models": [],
         "create_time": "2026-01-02T03:04:05.600000Z",
+        "expire_time": None,
     }
 
 
@@ -47,9 +52,39 @@ def test_create_sends_id_and_kind(invoke: Callable[..., Any]) -> None:
         "id            acct_1",
         "name          Ada",
         "kind          service",
+        "parent        none",
         "credit limit  0.000000 USD",
+        "models        all",
         "created       2026-01-02 03:04:05Z",
+        "expires       never",
     ]
+
+
+def test_create_sends_what_a_place_in_a_tree_needs(invoke: Callable[..., Any]) -> None:
+    """--parent, --models and --expires-in are sent, and so is a given idempotency key."""
+    options = ["--parent", "org", "--models", "a, b*", "--expires-in", "1d", "--idempotency-key", "k", "--json"]
+    run = invoke("accounts", "create", "Team", *options)
+    answer = account(parent_id="org", allowed_models=["a", "b*"])
+    answer.expire_time.FromJsonString("2026-05-05T03:02:01Z")
+    request = run.answer("AccountService.CreateAccount", answer)
+    assert (request.parent_id, request.allowed_models, request.idempotency_key) == ("org", ["a", "b*"], "k")
+    assert request.expire_time == answer.expire_time
+    found = json.loads(run.result().stdout)
+    assert (found["parent_id"], found["allowed_models"]) == ("org", ["a", "b*"])
+    assert found["expire_time"] == "2026-05-05T03:02:01.000000Z"
+
+
+def test_update_sends_what_was_given(invoke: Callable[..., Any]) -> None:
+    """The mask names the options that were given; '*' allows all models; nothing to change is wrong usage."""
+    run = invoke("accounts", "update", "org", "--credit-limit", "0", "--models", "*", "--never-expires")
+    request = run.answer("AccountService.UpdateAccount", account())
+    assert request.account == account_pb2.Account(id="org")
+    assert request.update_mask.paths == ["credit_limit_nano_usd", "allowed_models", "expire_time"]
+    assert run.result().exit_code == 0
+    run = invoke("accounts", "update", "org", "--name", "New", "--expires-in", "1d")
+    request = run.answer("AccountService.UpdateAccount", account())
+    assert (request.account.display_name, request.update_mask.paths) == ("New", ["display_name", "expire_time"])
+    assert invoke("accounts", "update", "org").result().exit_code == 2
 
 
 def test_a_house_account_cannot_be_asked_for(invoke: Callable[..., Any]) -> None:
@@ -87,13 +122,14 @@ def test_list_follows_the_pages_up_to_the_limit(invoke: Callable[..., Any]) -> N
 
 def test_list_prints_a_table(invoke: Callable[..., Any]) -> None:
     """A table stands under its columns, and a name cannot move the cursor."""
-    run = invoke("accounts", "list")
-    page = account_pb2.ListAccountsResponse(accounts=[account(), account(id="a", display_name="B\x1b[2J\nC")])
-    run.answer("AccountService.ListAccounts", page)
+    run = invoke("accounts", "list", "--parent", "org")
+    odd = account(id="a", display_name="B\x1b[2J\nC", parent_id="acct_1")
+    page = account_pb2.ListAccountsResponse(accounts=[account(), odd])
+    assert run.answer("AccountService.ListAccounts", page).parent_id == "org"
     assert run.result().stdout.splitlines() == [
-        "ID      NAME    KIND  CREATED",
-        "acct_1  Ada     user  2026-01-02 03:04:05Z",
-        "a       B[2J C  user  2026-01-02 03:04:05Z",
+        "ID      NAME    KIND  PARENT  CREATED",
+        "acct_1  Ada     user          2026-01-02 03:04:05Z",
+        "a       B[2J C  user  acct_1  2026-01-02 03:04:05Z",
     ]
 
 

@@ -29,7 +29,7 @@ def test_create_prints_the_secret_as_json(invoke: Callable[..., Any]) -> None:
     """`keys create NAME --json` uses the default account and prints `id`, `name` and `secret`."""
     run = invoke("keys", "create", "laptop", "--json")
     request = run.answer("AuthService.CreateApiKey", key(secret=SECRET))
-    assert request == auth_pb2.CreateApiKeyRequest(display_name="laptop")
+    assert request == auth_pb2.CreateApiKeyRequest(display_name="laptop", idempotency_key="new-id")
     found = json.loads(run.result().stdout)
     assert (found["id"], found["name"], found["secret"]) == ("key_1", "laptop", SECRET)
     assert (found["account_id"], found["state"], found["expire_time"]) == ("acct_1", "active", None)
@@ -168,3 +168,33 @@ def test_every_error_is_one_line(
     run.refuse(f"AuthService.{method}", grpc.StatusCode.NOT_FOUND, "No.", trailers=trailers)
     result = run.result()
     assert (result.exit_code, result.stderr) == (1, "Error: No (NOT_FOUND, request req_1)\n")
+
+
+def test_models_and_idempotency_keys_are_sent(invoke: Callable[..., Any]) -> None:
+    """--models makes a list, --idempotency-key names each change; a failure that may have done it names it too."""
+    once = ["--idempotency-key", "k"]
+    run = invoke("keys", "create", "ci", "--models", "a,b*", *once, "--json")
+    request = run.answer("AuthService.CreateApiKey", key(allowed_models=["a", "b*"]))
+    assert (request.allowed_models, request.idempotency_key) == (["a", "b*"], "k")
+    assert json.loads(run.result().stdout)["allowed_models"] == ["a", "b*"]
+    for words, method, answer in (
+        (["rotate"], "RotateApiKey", auth_pb2.RotateApiKeyResponse(api_key=key())),
+        (["revoke"], "RevokeApiKey", auth_pb2.RevokeApiKeyResponse(api_key=key())),
+        (["update", "--name", "x"], "UpdateApiKey", key()),
+    ):
+        run = invoke("keys", *words, "key_1", *once)
+        assert run.answer(f"AuthService.{method}", answer).idempotency_key == "k"
+        assert run.result().exit_code == 0
+    run = invoke("keys", "create", "ci")
+    run.refuse("AuthService.CreateApiKey", grpc.StatusCode.UNAVAILABLE, "gone")
+    assert "it may have been done all the same: repeat it with --idempotency-key new-id" in run.result().stderr
+
+
+def test_update_sends_what_was_given(invoke: Callable[..., Any]) -> None:
+    """The mask of `keys update` names the options that were given; without one it is wrong usage."""
+    run = invoke("keys", "update", "key_1", "--models", "*", "--never-expires")
+    request = run.answer("AuthService.UpdateApiKey", key())
+    assert request.api_key == auth_pb2.ApiKey(id="key_1")
+    assert request.update_mask.paths == ["expire_time", "allowed_models"]
+    assert run.result().exit_code == 0
+    assert invoke("keys", "update", "key_1").result().exit_code == 2
