@@ -32,9 +32,7 @@ def limits() -> None:
 @limits.command("set")
 @click.argument("owner_id", metavar="OWNER")
 @click.option("--usd", type=UsdType(), metavar="AMOUNT", help="Most to spend, in USD; needs --per.")
-@click.option(
-    "--per", type=click.Choice(list(SPEND_PERIODS)), help="Over what --usd counts; days and months in UTC."
-)
+@click.option("--per", type=click.Choice(list(SPEND_PERIODS)), help="Over what --usd counts; days and months in UTC.")
 @click.option("--requests", type=_COUNT, help="Most requests per minute.")
 @click.option("--tokens", type=_COUNT, help="Most tokens per minute, of input and output together.")
 @click.option("--concurrency", type=_COUNT, help="Most requests at the same time.")
