@@ -8,6 +8,7 @@ import click
 from worldrouter.v1 import limit_pb2
 
 from core.cli.changes import change, repeat_option
+from core.cli.client import PAGE_SIZE
 from core.cli.money import UsdType, exact_usd, shown_usd
 from core.cli.options import client_command, json_option
 from core.cli.output import Json, enum_word, print_fields, print_json, print_table
@@ -105,9 +106,9 @@ def list_(session: Session, owner_id: str, inherited: bool, as_json: bool) -> No
       worldrouter limits list acct_01k9
       worldrouter limits list key_01k9 --inherited --json
     """
-    request = limit_pb2.ListLimitsRequest(owner_id=owner_id, inherited=inherited)
+    request = limit_pb2.ListLimitsRequest(owner_id=owner_id, inherited=inherited, page_size=PAGE_SIZE)
     with session.connect() as core:
-        found = core.call(core.limits.ListLimits, request).limits
+        found = core.call(core.limits.ListLimits, request).limits  # a page holds more than there can be
     if as_json:
         print_json([_json(limit) for limit in found])
     else:

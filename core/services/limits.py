@@ -11,6 +11,7 @@ from core.access.auth import Authenticator
 from core.errors import InvalidRequest
 from core.ids import IdSource
 from core.services import Context, fields
+from core.services.paging import Number, Pager
 from core.services.repeats import once
 from storage.interfaces import AccountStore, KeyStore, LimitStore, Missing
 from storage.records import Limit, LimitMeasure, LimitPeriod
@@ -100,8 +101,15 @@ class LimitServicer(limit_pb2_grpc.LimitServiceServicer):
         """List the limits of an account or a key, and those that it has from above."""
         line = await self._line(fields.resource_id(request.owner_id, param="owner_id"))
         owner_ids = line if request.inherited else line[-1:]
+        scope = ["ListLimits", line[-1], str(request.inherited)]
+        pager = Pager(scope, tuple[Number], request.page_size, request.page_token)
         limits = sorted(await self._store.limits(owner_ids), key=lambda limit: owner_ids.index(limit.owner_id))
-        return limit_pb2.ListLimitsResponse(limits=map(_message, limits))
+        start = pager.after[0] if pager.after else 0
+        numbered = list(enumerate(limits, 1))[start : start + pager.limit]
+        page = pager.page(numbered, lambda row: (row[0],))
+        return limit_pb2.ListLimitsResponse(
+            limits=[_message(limit) for _, limit in page.items], next_page_token=page.next_page_token
+        )
 
     async def _line(self, owner_id: str) -> list[str]:
         """The accounts above an account or a key, outermost first, and itself at the end. NotFound."""

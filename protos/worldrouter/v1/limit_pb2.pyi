@@ -62,18 +62,24 @@ class DeleteLimitResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class ListLimitsRequest(_message.Message):
-    __slots__ = ("owner_id", "inherited")
+    __slots__ = ("owner_id", "inherited", "page_size", "page_token")
     OWNER_ID_FIELD_NUMBER: _ClassVar[int]
     INHERITED_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     owner_id: str
     inherited: bool
-    def __init__(self, owner_id: _Optional[str] = ..., inherited: _Optional[bool] = ...) -> None: ...
+    page_size: int
+    page_token: str
+    def __init__(self, owner_id: _Optional[str] = ..., inherited: _Optional[bool] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListLimitsResponse(_message.Message):
-    __slots__ = ("limits",)
+    __slots__ = ("limits", "next_page_token")
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     limits: _containers.RepeatedCompositeFieldContainer[Limit]
-    def __init__(self, limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class Limit(_message.Message):
     __slots__ = ("id", "owner_id", "measure", "period", "amount")

@@ -45,6 +45,9 @@ async def test_limits_are_made_changed_listed_and_deleted(core, failure) -> None
     assert await listed(core, "org") == [changed]
     assert await listed(core, key.id) == [rate]
     assert await listed(core, key.id, inherited=True) == [changed, slots, rate]
+    request = limit_pb2.ListLimitsRequest(owner_id=key.id, inherited=True, page_size=2)
+    request.page_token = (await core.limits.ListLimits(request, metadata=core.operator)).next_page_token
+    assert list((await core.limits.ListLimits(request, metadata=core.operator)).limits) == [rate]
     caller = await core.authenticator.authenticate(f"Bearer {key.secret}")
     assert [(limit.id, limit.amount) for limit in caller.policy.limits] == [(spend.id, 6), (slots.id, 0), (rate.id, 7)]
     for gone in (spend, slots, rate):
