@@ -24,6 +24,12 @@ MAX_REQUEST_BYTES = 256 * 1024
 """Of one request; a larger one holds the others up for longer than an RPC of its own costs."""
 MAX_MESSAGE_BYTES = 60 << 20
 """Of one message of an answer: callers take responses of 64 MiB."""
+MAX_METADATA_BYTES = 16 * 1024
+"""Of one request, 32 for each entry among them; as gRPC's own hard limit."""
+MAX_FRAMES = 4 * MAX_CALLS
+"""Of one request message of the stream."""
+_SLICE_CALLS = 64
+"""So many begin before others get their turn."""
 _MAX_TIMEOUT_S = 86_400.0
 """Longer than any RPC of ours takes, and not too long for a timer."""
 _NOT_FOUND = Status(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
@@ -31,6 +37,9 @@ _EXPIRED = Status(grpc.StatusCode.DEADLINE_EXCEEDED, DEADLINE_DETAILS)
 _TOO_MANY = Status(grpc.StatusCode.RESOURCE_EXHAUSTED, f"More than {MAX_CALLS} calls on one stream")
 _TOO_LARGE = Status(
     grpc.StatusCode.RESOURCE_EXHAUSTED, f"SERVER: Received message larger than max ({MAX_REQUEST_BYTES} in a relay)"
+)
+_TOO_MUCH_METADATA = Status(
+    grpc.StatusCode.RESOURCE_EXHAUSTED, f"received metadata size exceeds hard limit ({MAX_METADATA_BYTES})"
 )
 
 
@@ -54,16 +63,20 @@ class Stream:
         """Do what the caller says until it half-closes, or something fails; then nothing runs any more."""
         try:
             async for request in requests:
-                self._take(request)
+                await self._take(request)
                 del request  # many requests perhaps
         except Exception as failure:
             self.failure = failure
         self.break_off()
         self.outbox.close()
 
-    def _take(self, request: relay_pb2.RelayRequest) -> None:
-        for begin in request.begins:
+    async def _take(self, request: relay_pb2.RelayRequest) -> None:
+        if len(request.begins) + len(request.credits) + len(request.cancelled_call_ids) > MAX_FRAMES:
+            raise InvalidRequest(f"More than {MAX_FRAMES} frames in one message.")
+        for number, begin in enumerate(request.begins, 1):
             self._begin(begin)
+            if number % _SLICE_CALLS == 0:
+                await asyncio.sleep(0)
         for credit in request.credits:
             call = self._calls.get(credit.call_id)
             if call is not None:
@@ -72,6 +85,8 @@ class Stream:
             call = self._calls.get(call_id)
             if call is not None:
                 call.cancel(CANCELLED_DETAILS)
+        if self.outbox.crowded:  # a caller that reads nothing shall not fill our memory with ends of calls
+            await self.outbox.room()
 
     def break_off(self) -> None:
         """The stream is over, and so are its calls."""
@@ -99,7 +114,11 @@ class Stream:
     def _run(self, route: Route, begin: relay_pb2.RelayBegin, data: bytes, timeout_s: float | None) -> None:
         call_id = begin.call_id
         try:
-            metadata = admit(entries_of(begin.metadata), KEPT_FROM_REQUESTS)
+            entries = entries_of(begin.metadata)
+            if sum([len(key) + len(value) + 32 for key, value in entries]) > MAX_METADATA_BYTES:
+                self.send_end(call_id, _TOO_MUCH_METADATA)
+                return
+            metadata = admit(entries, KEPT_FROM_REQUESTS)
             request = route.pass_request(data)
         except IllegalMetadata:
             self.send_end(call_id, INVALID_METADATA)

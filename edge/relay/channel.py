@@ -116,7 +116,10 @@ class _Method:
         if channel.streams is None:
             raise grpc.aio.UsageError("Channel is closed.")
         stream = channel.streams.pick() if not more else None
-        if stream is None or request.ByteSize() > stream.max_request_bytes:
+        if stream is None:
+            return self._method.plain(request, timeout=timeout, metadata=metadata, **more)
+        data = self._method.serialize(request)
+        if len(data) > stream.max_request_bytes:
             return self._method.plain(request, timeout=timeout, metadata=metadata, **more)
         status = None
         try:
@@ -129,5 +132,5 @@ class _Method:
         if status is not None:
             call.conclude(status)
         else:
-            call.start(stream, self._method.serialize(request), timeout)
+            call.start(stream, data, timeout)
         return self._shown_as(call)

@@ -32,6 +32,7 @@ class RelayStreams:
         self._streams: list[RelayStream] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        self._told_old = False
         self._looking = loop.create_task(self._look_forever())
 
     @property
@@ -82,7 +83,10 @@ class RelayStreams:
             if response is grpc.aio.EOF or not response.HasField("hello"):
                 rpc.cancel()
                 return False
-        except grpc.aio.AioRpcError:
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED and not self._told_old:
+                self._told_old = True
+                _LOGGER.info("a core does not know RelayService: its calls go by an RPC each")
             return False
         except asyncio.CancelledError:
             rpc.cancel()

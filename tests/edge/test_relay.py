@@ -214,7 +214,8 @@ async def _outcome_of_read(call: Any) -> str:
 
 
 async def test_a_core_without_the_service(cores: Cores, caplog: pytest.LogCaptureFixture) -> None:
-    """An older core is called as ever, and hears of it only now and then."""
+    """An older core is called as ever; one line of the log says so."""
+    caplog.set_level("INFO", "edge.relay")
     old = await cores.start("core_1", relay=False)
     stub = cores.connect()
     for _ in range(3):
@@ -223,6 +224,7 @@ async def test_a_core_without_the_service(cores: Cores, caplog: pytest.LogCaptur
         await asyncio.sleep(0.1)
     assert len(old.calls) == 6
     assert cores.channel.streams.core_ids == []
+    assert ["RelayService" in line for line in caplog.messages] == [True]
     assert not cores.channel.calls
 
 

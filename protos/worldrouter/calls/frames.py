@@ -18,7 +18,10 @@ WINDOW_BYTES: Final = 64 * 1024
 MESSAGE_WEIGHT_BYTES: Final = 128
 """What a message counts for beside its bytes: small ones take memory too."""
 BATCH_BYTES: Final = 256 * 1024
-"""When so much waits it is one message; what follows goes into the next."""
+"""When so much waits it is one message; what follows goes into the next. A frame counts as its bytes and
+MESSAGE_WEIGHT_BYTES more: 2,048 frames at most."""
+CROWDED_BATCHES: Final = 16
+"""When so many wait the other side takes them too slowly: whoever causes them had better wait."""
 CODES: Final[Mapping[int, grpc.StatusCode]] = MappingProxyType({code.value[0]: code for code in grpc.StatusCode})
 
 Batch = TypeVar("Batch")
@@ -38,11 +41,23 @@ class Outbox(Generic[Batch]):
         self._open_bytes = 0
         self._pending = self._closed = False
         self._writer: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+
+    @property
+    def crowded(self) -> bool:
+        """Whether more waits than a reader that keeps up would ever leave."""
+        return len(self._full) >= CROWDED_BATCHES
+
+    async def room(self) -> None:
+        """Wait until it is not crowded any more; for one at a time."""
+        while self.crowded:
+            self._room = self._loop.create_future()
+            await self._room
 
     def added(self, size_bytes: int = 0) -> None:
         """A frame was put into `open`; its size, unless it is always small."""
         self._pending = True
-        self._open_bytes += size_bytes
+        self._open_bytes += size_bytes + MESSAGE_WEIGHT_BYTES
         if self._open_bytes >= BATCH_BYTES:
             self._full.append(self._swap())
         if self._writer is not None:
@@ -62,7 +77,13 @@ class Outbox(Generic[Batch]):
                 return None
             self._writer = self._loop.create_future()
             await self._writer
-        return self._full.popleft()
+        batch = self._full.popleft()
+        room = self._room
+        if room is not None and not self.crowded:
+            self._room = None
+            if not room.done():
+                room.set_result(None)
+        return batch
 
     def _swap(self) -> Batch:
         batch, self.open = self.open, self._make()

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 from google.protobuf.duration_pb2 import Duration
+from worldrouter.calls.frames import CROWDED_BATCHES
 from worldrouter.v1 import relay_pb2
 
 from tests.core.relay.conftest import CREATE, STREAM, Caller, begin, chunk, credit
@@ -107,6 +108,46 @@ async def test_too_many_calls(core: Any) -> None:
     caller.rpc.cancel()
 
 
+async def test_too_many_frames(core: Any) -> None:
+    """A message of more frames than any caller needs breaks its stream."""
+    caller = await core.open()
+    await caller.send(cancelled=range(4 * MAX_CALLS + 1))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await caller.read()
+    well_behaved = await core.open()
+    await well_behaved.send(cancelled=range(4 * MAX_CALLS))
+    await well(well_behaved, 1)
+    well_behaved.rpc.cancel()
+
+
+@pytest.mark.slow
+async def test_a_caller_that_reads_nothing(core: Any) -> None:
+    """What it provokes waits within bounds, and comes when it reads; another stream is served meanwhile."""
+    caller, sent, enough = await core.open(), 0, False
+
+    async def send_on() -> None:
+        nonlocal sent
+        while not enough:
+            await caller.send(*(begin(sent + number, "/no/such") for number in range(1, 1_001)))
+            sent += 1_000
+
+    sending = asyncio.create_task(send_on())
+    before = -1
+    while sent != before:
+        before = sent
+        await asyncio.sleep(0.2)
+    waiting = max(len(stream.outbox._full) for stream in core.servicer._streams)
+    assert CROWDED_BATCHES <= waiting < 2 * CROWDED_BATCHES
+    other = await core.open()
+    await well(other, 1)
+    other.rpc.cancel()
+    enough = True
+    while not sending.done() or len(caller.calls) < sent:
+        await caller.read()
+    assert {call.end.code for call in caller.calls.values()} == {UNIMPLEMENTED}
+    caller.rpc.cancel()
+
+
 async def test_requests_that_are_none(core: Any) -> None:
     """Garbage ends its own call, as does a request that is too large; its handler never runs."""
 
@@ -131,6 +172,17 @@ async def test_illegal_metadata(core: Any, key: str, value: bytes) -> None:
     caller = await core.open()
     await caller.send(begin(1, metadata=[relay_pb2.RelayMetadataEntry(key=key, value=value)]))
     assert (await caller.end_of(1)).end.code == INTERNAL
+    caller.rpc.cancel()
+
+
+@pytest.mark.parametrize("entries", [{"a": 16_400}, dict.fromkeys([f"a{number}" for number in range(500)], 1)])
+async def test_too_much_metadata(core: Any, entries: dict[str, int]) -> None:
+    """A call with more than gRPC carries elsewhere is RESOURCE_EXHAUSTED."""
+    caller = await core.open()
+    metadata = [relay_pb2.RelayMetadataEntry(key=key, value=b"x" * size) for key, size in entries.items()]
+    await caller.send(begin(1, metadata=metadata))
+    assert (await caller.end_of(1)).end.code == RESOURCE_EXHAUSTED
+    await well(caller, 2)
     caller.rpc.cancel()
 
 
