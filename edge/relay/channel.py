@@ -16,7 +16,7 @@ from edge.relay.call import RelayedCall, RelayedMethod
 from edge.relay.streams import RelayStreams
 
 RELAYED = "/worldrouter.v1.RawChatService/"
-"""Methods that begin so go over streams."""
+"""Chats: what there is much of, and what may be sent again."""
 _EXPIRED = Status(grpc.StatusCode.DEADLINE_EXCEEDED, DEADLINE_DETAILS)
 
 
@@ -27,13 +27,14 @@ class RelayChannel(grpc.aio.Channel):
     nothing on their stream.
     """
 
-    def __init__(self, plain: grpc.aio.Channel) -> None:
-        """Begins to look for cores in the running loop."""
+    def __init__(self, plain: grpc.aio.Channel, relayed: str = RELAYED) -> None:
+        """Begins to look for cores in the running loop. Methods that begin with `relayed` go over streams."""
         self.loop = asyncio.get_running_loop()
         self.calls: set[Wire] = set()
         """Those over streams that are under way."""
         self.streams: RelayStreams | None = RelayStreams(plain, self.loop)
         self._plain = plain
+        self._relayed = relayed
 
     async def __aenter__(self) -> Self:
         """The channel."""
@@ -97,7 +98,7 @@ class RelayChannel(grpc.aio.Channel):
         *,
         unary: bool = True,
     ) -> Any:
-        if not path.startswith(RELAYED) or request_serializer is None or response_deserializer is None:
+        if not path.startswith(self._relayed) or request_serializer is None or response_deserializer is None:
             return plain
         return _Method(self, RelayedMethod(path, request_serializer, response_deserializer, plain, unary))
 

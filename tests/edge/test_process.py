@@ -40,9 +40,12 @@ async def start_process() -> AsyncIterator[Start]:
 
 
 async def line(process: asyncio.subprocess.Process) -> dict[str, Any]:
-    """The next line of its log."""
+    """The next line of its log, but for what it says of its streams to cores."""
     assert process.stderr is not None
-    return dict(json.loads(await asyncio.wait_for(process.stderr.readline(), 10)))
+    while True:
+        said = dict(json.loads(await asyncio.wait_for(process.stderr.readline(), 10)))
+        if not said["logger"].startswith("edge.relay"):
+            return said
 
 
 async def test_a_process_from_start_to_end(core: Any, start_process: Start, http: aiohttp.ClientSession) -> None:
