@@ -53,7 +53,7 @@ def set_(
 ) -> None:
     """Set one limit of OWNER, an account or a key.
 
-    An account or key has at most one of each kind: setting it again changes the amount, and what was used stays
+    An account or key has at most one of each kind: setting it again changes the maximum, and what was used stays
     used; 0 forbids all of it. Every core goes by it within 2 seconds.
 
     \b
@@ -62,16 +62,16 @@ def set_(
       worldrouter limits set key_01k9 --requests 60
       worldrouter limits set key_01k9 --concurrency 4 --json
     """
-    amounts = {
+    maxima = {
         limit_pb2.LIMIT_MEASURE_SPEND: usd,
         limit_pb2.LIMIT_MEASURE_REQUESTS: requests,
         limit_pb2.LIMIT_MEASURE_TOKENS: tokens,
         limit_pb2.LIMIT_MEASURE_CONCURRENCY: concurrency,
     }
-    given = [(measure, amount) for measure, amount in amounts.items() if amount is not None]
+    given = [(measure, maximum) for measure, maximum in maxima.items() if maximum is not None]
     if len(given) != 1 or (usd is None) != (per is None):
         raise click.UsageError("give one of --usd with --per, --requests, --tokens and --concurrency")
-    [(measure, amount)] = given
+    [(measure, maximum)] = given
     period = limit_pb2.LIMIT_PERIOD_MINUTE
     if per is not None:
         period = SPEND_PERIODS[per]
@@ -81,7 +81,7 @@ def set_(
         owner_id=owner_id,
         measure=measure,
         period=period,
-        amount=amount,
+        maximum=maximum,
         idempotency_key=idempotency_key or session.new_id(),
     )
     with session.connect() as core:
@@ -89,7 +89,7 @@ def set_(
     if as_json:
         print_json(_json(limit))
         return
-    columns = ["id", "owner", "measure", "per", "amount"]
+    columns = ["id", "owner", "measure", "per", "maximum"]
     print_fields(dict(zip(columns, _row(limit), strict=True)))
 
 
@@ -112,8 +112,8 @@ def list_(session: Session, owner_id: str, inherited: bool, as_json: bool) -> No
     if as_json:
         print_json([_json(limit) for limit in found])
     else:
-        columns = ["ID", "OWNER", "MEASURE", "PER", "AMOUNT"]
-        print_table(columns, [_row(limit) for limit in found], right=["AMOUNT"])
+        columns = ["ID", "OWNER", "MEASURE", "PER", "MAXIMUM"]
+        print_table(columns, [_row(limit) for limit in found], right=["MAXIMUM"])
 
 
 @limits.command()
@@ -134,7 +134,7 @@ def delete(session: Session, limit_id: str, idempotency_key: str | None) -> None
 
 def _row(limit: limit_pb2.Limit) -> list[str]:
     is_money = limit.measure == limit_pb2.LIMIT_MEASURE_SPEND
-    amount = f"{shown_usd(limit.amount)} USD" if is_money else str(limit.amount)
+    amount = f"{shown_usd(limit.maximum)} USD" if is_money else str(limit.maximum)
     return [limit.id, limit.owner_id, _measure(limit), _period(limit), amount]
 
 
@@ -145,8 +145,8 @@ def _json(limit: limit_pb2.Limit) -> dict[str, Json]:
         "owner_id": limit.owner_id,
         "measure": _measure(limit),
         "period": _period(limit),
-        "amount": limit.amount,
-        **({"amount_usd": exact_usd(limit.amount)} if is_money else {}),
+        "maximum": limit.maximum,
+        **({"maximum_usd": exact_usd(limit.maximum)} if is_money else {}),
     }
 
 

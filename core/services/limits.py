@@ -67,7 +67,7 @@ class LimitServicer(limit_pb2_grpc.LimitServiceServicer):
         self._ids = ids
 
     async def SetLimit(self, request: limit_pb2.SetLimitRequest, context: Context) -> limit_pb2.Limit:
-        """Make a limit, or change its amount."""
+        """Make a limit, or change its maximum."""
         owner_id = fields.resource_id(request.owner_id, param="owner_id")
         measure, period = _MEASURES.get(request.measure), _PERIODS.get(request.period)
         if measure is None:
@@ -75,9 +75,9 @@ class LimitServicer(limit_pb2_grpc.LimitServiceServicer):
         if period is None or period not in _TOGETHER[measure]:
             wanted = " or ".join(sorted(_TOGETHER[measure]))
             raise InvalidRequest(f"A limit of {measure} has the period {wanted}.", param="period")
-        if request.amount < 0:
-            raise InvalidRequest("amount must be 0 or more.", param="amount")
-        limit = Limit("limit_" + self._ids.new(), owner_id, measure, period, request.amount)
+        if request.maximum < 0:
+            raise InvalidRequest("maximum must be 0 or more.", param="maximum")
+        limit = Limit("limit_" + self._ids.new(), owner_id, measure, period, request.maximum)
         try:
             made = await self._store.set_limit(limit, once=once(request, request.idempotency_key))
         except Missing as error:
@@ -126,5 +126,5 @@ def _message(limit: Limit) -> limit_pb2.Limit:
         owner_id=limit.owner_id,
         measure=_MEASURE_VALUES[limit.measure],
         period=_PERIOD_VALUES[limit.period],
-        amount=limit.amount,
+        maximum=limit.amount,
     )

@@ -16,14 +16,14 @@ SPEND = limit_pb2.Limit(
     owner_id="org",
     measure=limit_pb2.LIMIT_MEASURE_SPEND,
     period=limit_pb2.LIMIT_PERIOD_MONTH,
-    amount=50_000_000_000,
+    maximum=50_000_000_000,
 )
 SLOTS = limit_pb2.Limit(
     id="limit_2",
     owner_id="key_1",
     measure=limit_pb2.LIMIT_MEASURE_CONCURRENCY,
     period=limit_pb2.LIMIT_PERIOD_NOW,
-    amount=4,
+    maximum=4,
 )
 
 
@@ -47,7 +47,7 @@ def test_set_sends_one_limit(
         owner_id="org",
         measure=f"LIMIT_MEASURE_{measure}",
         period=f"LIMIT_PERIOD_{period}",
-        amount=amount,
+        maximum=amount,
         idempotency_key="new-id",
     )
     assert json.loads(run.result().stdout) == {
@@ -55,8 +55,8 @@ def test_set_sends_one_limit(
         "owner_id": "org",
         "measure": "spend",
         "period": "month",
-        "amount": 50_000_000_000,
-        "amount_usd": "50.000000000",
+        "maximum": 50_000_000_000,
+        "maximum_usd": "50.000000000",
     }
 
 
@@ -74,7 +74,7 @@ def test_list_prints_a_table(invoke: Callable[..., Any]) -> None:
     request = run.answer("LimitService.ListLimits", limit_pb2.ListLimitsResponse(limits=[SPEND, SLOTS]))
     assert (request.owner_id, request.inherited) == ("key_1", True)
     assert run.result().stdout.splitlines() == [
-        "ID       OWNER  MEASURE      PER           AMOUNT",
+        "ID       OWNER  MEASURE      PER          MAXIMUM",
         "limit_1  org    spend        month  50.000000 USD",
         "limit_2  key_1  concurrency  now                4",
     ]

@@ -36,18 +36,18 @@ LIMIT_PERIOD_MINUTE: LimitPeriod
 LIMIT_PERIOD_NOW: LimitPeriod
 
 class SetLimitRequest(_message.Message):
-    __slots__ = ("owner_id", "measure", "period", "amount", "idempotency_key")
+    __slots__ = ("owner_id", "measure", "period", "maximum", "idempotency_key")
     OWNER_ID_FIELD_NUMBER: _ClassVar[int]
     MEASURE_FIELD_NUMBER: _ClassVar[int]
     PERIOD_FIELD_NUMBER: _ClassVar[int]
-    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    MAXIMUM_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     owner_id: str
     measure: LimitMeasure
     period: LimitPeriod
-    amount: int
+    maximum: int
     idempotency_key: str
-    def __init__(self, owner_id: _Optional[str] = ..., measure: _Optional[_Union[LimitMeasure, str]] = ..., period: _Optional[_Union[LimitPeriod, str]] = ..., amount: _Optional[int] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
+    def __init__(self, owner_id: _Optional[str] = ..., measure: _Optional[_Union[LimitMeasure, str]] = ..., period: _Optional[_Union[LimitPeriod, str]] = ..., maximum: _Optional[int] = ..., idempotency_key: _Optional[str] = ...) -> None: ...
 
 class DeleteLimitRequest(_message.Message):
     __slots__ = ("limit_id", "idempotency_key")
@@ -82,15 +82,15 @@ class ListLimitsResponse(_message.Message):
     def __init__(self, limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class Limit(_message.Message):
-    __slots__ = ("id", "owner_id", "measure", "period", "amount")
+    __slots__ = ("id", "owner_id", "measure", "period", "maximum")
     ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_ID_FIELD_NUMBER: _ClassVar[int]
     MEASURE_FIELD_NUMBER: _ClassVar[int]
     PERIOD_FIELD_NUMBER: _ClassVar[int]
-    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    MAXIMUM_FIELD_NUMBER: _ClassVar[int]
     id: str
     owner_id: str
     measure: LimitMeasure
     period: LimitPeriod
-    amount: int
-    def __init__(self, id: _Optional[str] = ..., owner_id: _Optional[str] = ..., measure: _Optional[_Union[LimitMeasure, str]] = ..., period: _Optional[_Union[LimitPeriod, str]] = ..., amount: _Optional[int] = ...) -> None: ...
+    maximum: int
+    def __init__(self, id: _Optional[str] = ..., owner_id: _Optional[str] = ..., measure: _Optional[_Union[LimitMeasure, str]] = ..., period: _Optional[_Union[LimitPeriod, str]] = ..., maximum: _Optional[int] = ...) -> None: ...

@@ -63,7 +63,7 @@ class LimitServiceServicer:
     """
 
     def SetLimit(self, request, context):
-        """Makes a limit, or changes the amount of the one that the owner has by the
+        """Makes a limit, or changes the maximum of the one that the owner has by the
         same measure and period: what was used of it stays used. NOT_FOUND when
         there is no such account or key; INVALID_REQUEST when measure and period do
         not go together; CONFLICT when the idempotency key came with another body

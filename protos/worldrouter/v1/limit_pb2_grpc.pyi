@@ -38,7 +38,7 @@ class LimitServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LimitServiceAsyncStub: ...
     SetLimit: _grpc.UnaryUnaryMultiCallable[_limit_pb2.SetLimitRequest, _limit_pb2.Limit]
-    """Makes a limit, or changes the amount of the one that the owner has by the
+    """Makes a limit, or changes the maximum of the one that the owner has by the
     same measure and period: what was used of it stays used. NOT_FOUND when
     there is no such account or key; INVALID_REQUEST when measure and period do
     not go together; CONFLICT when the idempotency key came with another body
@@ -63,7 +63,7 @@ class LimitServiceAsyncStub(LimitServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetLimit: _aio.UnaryUnaryMultiCallable[_limit_pb2.SetLimitRequest, _limit_pb2.Limit]  # type: ignore[assignment]
-    """Makes a limit, or changes the amount of the one that the owner has by the
+    """Makes a limit, or changes the maximum of the one that the owner has by the
     same measure and period: what was used of it stays used. NOT_FOUND when
     there is no such account or key; INVALID_REQUEST when measure and period do
     not go together; CONFLICT when the idempotency key came with another body
@@ -91,7 +91,7 @@ class LimitServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _limit_pb2.SetLimitRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_limit_pb2.Limit, _abc.Awaitable[_limit_pb2.Limit]]:
-        """Makes a limit, or changes the amount of the one that the owner has by the
+        """Makes a limit, or changes the maximum of the one that the owner has by the
         same measure and period: what was used of it stays used. NOT_FOUND when
         there is no such account or key; INVALID_REQUEST when measure and period do
         not go together; CONFLICT when the idempotency key came with another body

@@ -22,8 +22,8 @@ SPEND = {"measure": LIMIT_MEASURE_SPEND, "period": LIMIT_PERIOD_DAY}
 SLOTS = {"measure": LIMIT_MEASURE_CONCURRENCY, "period": LIMIT_PERIOD_NOW}
 
 
-def put(core, owner_id: str, amount: int, **fields: Any) -> Any:
-    request = limit_pb2.SetLimitRequest(owner_id=owner_id, amount=amount, **fields)
+def put(core, owner_id: str, maximum: int, **fields: Any) -> Any:
+    request = limit_pb2.SetLimitRequest(owner_id=owner_id, maximum=maximum, **fields)
     return core.limits.SetLimit(request, metadata=core.operator)
 
 
@@ -33,7 +33,7 @@ async def listed(core, owner_id: str, **fields: Any) -> list[limit_pb2.Limit]:
 
 
 async def test_limits_are_made_changed_listed_and_deleted(core, failure) -> None:
-    """A limit keeps its id when its amount changes; a key has those of its account and of all above, too."""
+    """A limit keeps its id when its maximum changes; a key has those of its account and of all above, too."""
     await core.make_account("org")
     await core.make_account("team", parent_id="org")
     key = await core.make_key("team")
@@ -41,7 +41,7 @@ async def test_limits_are_made_changed_listed_and_deleted(core, failure) -> None
     slots = await put(core, "team", 0, **SLOTS)
     rate = await put(core, key.id, 7, **REQUESTS)
     changed = await put(core, "org", 6, **SPEND)
-    assert changed == limit_pb2.Limit(id=spend.id, owner_id="org", amount=6, **SPEND)
+    assert changed == limit_pb2.Limit(id=spend.id, owner_id="org", maximum=6, **SPEND)
     assert await listed(core, "org") == [changed]
     assert await listed(core, key.id) == [rate]
     assert await listed(core, key.id, inherited=True) == [changed, slots, rate]
@@ -79,7 +79,7 @@ async def test_a_repeated_change_of_a_limit_happens_once(core) -> None:
         ({**REQUESTS, "owner_id": ""}, C.INVALID_ARGUMENT, "owner_id"),
         ({**REQUESTS, "owner_id": "nobody"}, C.NOT_FOUND, "owner_id"),
         ({**REQUESTS, "owner_id": "house_fees"}, C.NOT_FOUND, "owner_id"),
-        ({**REQUESTS, "amount": -1}, C.INVALID_ARGUMENT, "amount"),
+        ({**REQUESTS, "maximum": -1}, C.INVALID_ARGUMENT, "maximum"),
         ({**REQUESTS, "measure": 0}, C.INVALID_ARGUMENT, "measure"),
         ({**REQUESTS, "period": 0}, C.INVALID_ARGUMENT, "period"),
         ({**SPEND, "period": LIMIT_PERIOD_MINUTE}, C.INVALID_ARGUMENT, "period"),
@@ -88,7 +88,7 @@ async def test_a_repeated_change_of_a_limit_happens_once(core) -> None:
 )
 async def test_a_bad_limit_is_named(core, failure, fields: dict[str, Any], code: grpc.StatusCode, param: str) -> None:
     """What cannot be a limit is refused by the name of the field, and nothing is made."""
-    failed = await failure(put(core, **{"owner_id": "default", "amount": 1, **fields}))
+    failed = await failure(put(core, **{"owner_id": "default", "maximum": 1, **fields}))
     assert (failed.code, failed.param) == (code, param)
     assert await listed(core, "default") == []
     nobody = limit_pb2.ListLimitsRequest(owner_id="nobody")
