@@ -79,6 +79,7 @@ async def read_body(request: ChatRequest, settings: EdgeSettings) -> bytes:
     except EndlessBody:
         raise web.HTTPBadRequest from None
     except TimeoutError:
+        await request.connection.watch.turn()
         raise web.HTTPRequestTimeout from None
 
 

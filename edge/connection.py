@@ -10,11 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
-import fcntl
 import logging
-import socket
-import struct
-import termios
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
@@ -25,18 +21,14 @@ from aiohttp.http_parser import RawRequestMessage
 from edge.answer import Sent, head
 from edge.cors import Cors
 from edge.errors import REQUEST_ID, Problem, Problems
+from edge.kernel import is_in_close_wait, unacknowledged_bytes
 from edge.metrics import EdgeMetrics
 from edge.settings import EdgeSettings
 
 _LOGGER = logging.getLogger(__name__)
-_OUTQ = struct.Struct("i")
-_CLOSE_WAIT = 8
-"""State of a TCP connection whose other side sends no more (Linux's tcp_states.h)."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 GONE = 499
 """Status of an answer that nobody receives (nginx's), for the metrics alone."""
-
-
 WRITE_BUFFER_BYTES = 32_768
 """Of a stream, behind the kernel's buffer, before the core waits for the client."""
 PROBE_S = 0.05
@@ -94,6 +86,7 @@ class Watch:
         self.date = email.utils.formatdate(usegmt=True)
         self._sweep_s = min(0.5, settings.comment_interval_s / 5, settings.client_stall_s / 5)
         self._next: asyncio.TimerHandle | None = None
+        self._turn = asyncio.Lock()
 
     def start(self) -> None:
         """Sweep from now on, in the running loop."""
@@ -109,6 +102,11 @@ class Watch:
         for connection in tuple(self.connections):
             if connection.exchange is not None:
                 connection.exchange.end(web.HTTPServiceUnavailable)
+
+    async def turn(self) -> None:
+        """Wait for one's turn, of which each round of the loop has one: a thousand cut at once would hold up others."""
+        async with self._turn:
+            await asyncio.sleep(0)
 
     def _sweep(self) -> None:
         self.start()
@@ -199,12 +197,16 @@ class Connection(web.RequestHandler):
             asyncio.get_running_loop().call_later(PROBE_S, self._check_half_closed)
 
     def _check_half_closed(self) -> None:
-        """Nothing is read any more, so that a reset shows in the state of the connection alone."""
+        """Nothing is read any more, so that a reset shows in the state of the connection alone.
+
+        What waits for the core on HTTP/1.0 is cut: it has no interim answers, and so nothing else that would tell a
+        client that ended its side from one that is gone. The usual ones, old proxies, only ever do the latter.
+        """
         if self.wire is None or self.wire.is_closing():
             return
         if self._is_idle:
             self.wire.close()
-        elif not _is_in_close_wait(self.wire) or (self.exchange is not None and not self.is_http_11):
+        elif not is_in_close_wait(self.wire) or (self.exchange is not None and not self.is_http_11):
             self.wire.abort()
 
     def resume_reading(self, resume_parser: bool = True) -> None:
@@ -243,7 +245,7 @@ class Connection(web.RequestHandler):
                 exchange.fill_silence(now_s)
             return
         # A slow reader shows in the kernel's queue long before the socket is writable again.
-        drained_bytes = self.written_bytes - waiting_bytes - _kernel_queue_bytes(wire)
+        drained_bytes = self.written_bytes - waiting_bytes - unacknowledged_bytes(wire)
         if drained_bytes > self._drained_bytes:
             self._moved_s = now_s
         elif now_s - self._moved_s >= self.watch.settings.client_stall_s:
@@ -307,7 +309,7 @@ class Connection(web.RequestHandler):
         else:
             problem = self.watch.problems.of(exc)
         self.watch.metrics.refused(problem.status)
-        if self.transport is None or request.writer.output_size > 0:
+        if self.transport is None or not isinstance(request, web.BaseRequest):  # chats tell of their bugs themselves
             raise ConnectionError("There is nobody to tell, or it is too late to.") from exc
         headers, body = problem.headers(), problem.body()
         if self.watch.cors is not None:
@@ -335,21 +337,3 @@ def log_refusal(problem: Problem, method: str, path: str) -> None:
         *(method, path, problem.status, problem.code, problem.request_id),
         extra={**fields, "method": method[:20], "path": path[:200]},
     )
-
-
-def _kernel_queue_bytes(wire: asyncio.Transport) -> int:
-    """Bytes that the kernel holds until the client acknowledges them; 0 where it does not tell."""
-    try:
-        descriptor = wire.get_extra_info("socket").fileno()
-        return int(_OUTQ.unpack(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(_OUTQ.size)))[0])
-    except (OSError, AttributeError):
-        return 0
-
-
-def _is_in_close_wait(wire: asyncio.Transport) -> bool:
-    """Whether a connection that the other side closed is not reset; False where the kernel does not tell."""
-    try:
-        found = wire.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
-    except (OSError, AttributeError):
-        return False
-    return bool(found[0] == _CLOSE_WAIT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -121,6 +122,25 @@ async def test_a_client_that_goes_away_ends_its_call(
     assert (len(asyncio.all_tasks()), process.num_fds()) <= before
     assert edge.metric("worldrouter_edge_in_flight") == 0
     assert edge.metric("worldrouter_edge_client_disconnects_total") == TIMES
+
+
+async def test_http_10_cannot_end_its_side_and_wait(core: Any, start_edge: Any, connect: Any) -> None:
+    """It looks like a client that is gone, and is treated so, unless its answer is there at once."""
+    edge = await start_edge(client_stall_s=0.5)
+    client = await connect(edge)
+    await client.post(b"{}", version="1.0")
+    client.writer.write_eof()
+    assert (await client.head())[0] == 200
+    client = await connect(edge)
+    await gone_unary(core, client)
+    client = await connect(edge)
+    await client.post(b"{}", version="1.0")
+    await calls_seen(core, 3)
+    client.writer.write_eof()
+    with contextlib.suppress(ConnectionResetError):
+        assert await client.rest() == b""
+    await asyncio.wait_for(core.calls[2].ended.wait(), 1)
+    assert not core.calls[1].ended.is_set()
 
 
 async def test_a_client_gone_at_once(core: Any, edge: Any, connect: Any) -> None:

@@ -292,3 +292,20 @@ async def test_what_is_left_of_limits(
     assert (status, headers["Retry-After"]) == (429, "13")
     assert headers["x-ratelimit-remaining-requests"] == "0"
     assert headers["x-ratelimit-reset-requests"] == "59.5s"
+
+
+async def test_a_bug_behind_an_answer_sends_no_second_one(
+    edge: Any, connect: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, and the connection ends: another answer would be taken for that of the next request."""
+
+    def observe(*_: object) -> None:
+        raise RuntimeError("a bug of ours")
+
+    edge.server._watch.metrics.observe = observe
+    client = await connect(edge)
+    await client.post(b"{}")
+    await client.post(b"{}")
+    status, headers = await client.head()
+    assert (status, len(await client.rest())) == (200, int(headers["content-length"]))
+    assert "a bug of ours" in caplog.text

@@ -84,6 +84,24 @@ async def test_encoded_bodies(core: Any, edge: Any, http: aiohttp.ClientSession,
     assert core.calls == []
 
 
+async def test_many_cut_at_once_hold_nobody_up(start_edge: Any, connect: Any) -> None:
+    """Slow bodies that are due in the same moment are refused one by one, with all else between them."""
+    edge = await start_edge(body_timeout_s=0.4)
+    clients = [await connect(edge) for _ in range(50)]
+    for client in clients:
+        client.writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: e\r\nContent-Length: 9\r\n\r\n{")
+    metrics, ended_at_once = edge.server._watch.metrics, []
+    async with asyncio.timeout(5):
+        while metrics.in_flight < len(clients):  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0)
+        while before := metrics.in_flight:
+            await asyncio.sleep(0)
+            ended_at_once.append(before - metrics.in_flight)
+    assert max(ended_at_once) == 1
+    for client in clients:
+        assert (await client.head())[0] == 408
+
+
 async def test_a_slow_body(core: Any, start_edge: Any, connect: Any) -> None:
     """A body that does not arrive in time is a 408, and the connection closes at once."""
     client = await connect(await start_edge(body_timeout_s=0.2))
