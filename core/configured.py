@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from core.catalog import Catalog, Endpoint, Model, price_of
+from core.chat.offer import Offer
 from core.payments.base import PaymentProvider
 from core.payments.sandbox import Sandbox
 from core.payments.stripe_checkout import StripeCheckout
@@ -29,6 +30,18 @@ def catalog(settings: Settings) -> Catalog:
         return Catalog.of(_model(model, settings.providers) for model in settings.models)
     except ValueError as error:
         raise BadSettings(str(error)) from None
+
+
+def offer(settings: Settings, client: HttpClient, environment: Mapping[str, str]) -> Offer:
+    """All that these settings serve. BadSettings."""
+    return Offer(
+        catalog=catalog(settings),
+        providers=providers(settings, client, environment),
+        limit_fields={name: each.output_limit_field for name, each in settings.providers.items()},
+        drained_providers=frozenset(
+            name for name, each in settings.providers.items() if each.disconnect_policy == "drain"
+        ),
+    )
 
 
 def http_client(settings: Settings) -> HttpClient:

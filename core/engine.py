@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 
 from core.access_log import AccessRecord
 from core.catalog import Catalog
 from core.chat.admission import Admission
 from core.chat.dispatch import TimeLimits
+from core.chat.offer import Offer
 from core.chat.pipeline import Pipeline
 from core.ids import IdSource
 from core.metrics import Metrics
@@ -19,7 +20,6 @@ from core.money.escrow import Escrow, EscrowSettings
 from core.money.ledger import LedgerWriter
 from core.money.ratios import TextRatios
 from core.money.rollups import roll_up_forever
-from core.providers.base import Provider
 from core.rates.rates import Rates
 from core.settings import Settings
 from storage.interfaces import Store, StoreError
@@ -40,8 +40,7 @@ class Engine:
         self,
         settings: Settings,
         store: Store,
-        catalog: Catalog,
-        providers: Mapping[str, Provider],
+        offer: Offer,
         ids: IdSource,
         metrics: Metrics,
         *,
@@ -72,7 +71,7 @@ class Engine:
         )
         self.rates = Rates(store, clock=time.monotonic, timeout_s=settings.timeouts.admission_s)
         self.auditor = Auditor(store, self.escrow, every_s=settings.money.audit_every_s, clock=time.monotonic)
-        self.pipeline = self._make_pipeline(catalog, providers, observe, metrics.changed, client_gone)
+        self.pipeline = self._make_pipeline(offer, observe, metrics.changed, client_gone)
         metrics.watch(
             in_flight=lambda: self.pipeline.in_flight,
             drains=lambda: self.pipeline.drain_count,
@@ -83,8 +82,7 @@ class Engine:
 
     def _make_pipeline(
         self,
-        catalog: Catalog,
-        providers: Mapping[str, Provider],
+        offer: Offer,
         observe: Callable[[AccessRecord], None],
         observe_changed: Callable[[Settlement, Settlement], None],
         client_gone: tuple[type[BaseException], ...],
@@ -100,12 +98,7 @@ class Engine:
             max_body_bytes=settings.core.max_body_bytes,
         )
         return Pipeline(
-            catalog=catalog,
-            providers=providers,
-            limit_fields={name: each.output_limit_field for name, each in settings.providers.items()},
-            drained_providers=frozenset(
-                name for name, each in settings.providers.items() if each.disconnect_policy == "drain"
-            ),
+            offer=offer,
             limits=TimeLimits(limits.first_token_s, limits.between_chunks_s, limits.total_s),
             escrow=self.escrow,
             ledger=self.ledger,
@@ -121,11 +114,7 @@ class Engine:
 
     async def start(self) -> None:
         """Enter this core in the database and set the tasks going. StoreError."""
-        catalog = self.pipeline.catalog
-        configuration = UNVERSIONED
-        if self._settings.version:
-            configuration = Configuration(self._settings.version, catalog.content_hash())
-        await self._store.put_prices([model.price for model in catalog.models.values()], configuration)
+        await self.exchange(self.pipeline.offer, self._settings.version)
         await self._store.register_core(self.core_id)
         self.keep(self.ledger.run())
         self.keep(self.pipeline.sweep_forever())
@@ -133,6 +122,17 @@ class Engine:
         self.keep(self.rates.run())
         self.keep(self.auditor.run())
         self.keep(roll_up_forever(self._store))
+
+    def catalog(self) -> Catalog:
+        """The models that are served now."""
+        return self.pipeline.offer.catalog
+
+    async def exchange(self, offer: Offer, version: int) -> None:
+        """Serve this from now on, in the configuration of this version (0: none). StoreError: nothing has changed."""
+        catalog = offer.catalog
+        configuration = Configuration(version, catalog.content_hash()) if version else UNVERSIONED
+        await self._store.put_prices([model.price for model in catalog.models.values()], configuration)
+        self.pipeline.offer = offer
 
     def keep(self, work: Coroutine[None, None, None]) -> None:
         """Run something until `stop`."""

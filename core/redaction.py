@@ -22,13 +22,18 @@ class Redaction:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._secrets: list[str] = []
+        self.add(secrets)
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """Black these out as well, from now on."""
         forms = {
             form
             for secret in secrets
             if len(secret) >= MIN_LENGTH
             for form in (secret, repr(secret)[1:-1], json.dumps(secret)[1:-1])
         }
-        self._secrets = sorted(forms, key=len, reverse=True)
+        self._secrets = sorted(forms.union(self._secrets), key=len, reverse=True)
 
     def __call__(self, text: str) -> str:
         """The text without a secret."""

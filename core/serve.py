@@ -24,7 +24,7 @@ from prometheus_client import CollectorRegistry
 from worldrouter.v1 import auth_pb2, auth_pb2_grpc
 
 from core.configured import refuse_exposed_test_payments
-from core.embedded.defaults import wants_embedded_model, with_embedded_model, with_presets
+from core.embedded.defaults import wants_embedded_model, with_embedded_model
 from core.embedded.model import MODEL_ID, ModelServerError
 from core.embedded.model_server import ModelServer
 from core.engine import LAST_WORDS_S
@@ -37,6 +37,7 @@ from core.process.listen import CannotListen, refuse_taken
 from core.process.logs import log_to
 from core.process.welcome import welcome
 from core.process.workers import Order, Started, WorkerFailed, Workers
+from core.reload import Reloaded, Source, source_of
 from core.server import (
     CoreServer,
     check_database,
@@ -45,7 +46,7 @@ from core.server import (
     secrets_of,
     settle_in_memory,
 )
-from core.settings import BadSettings, Settings, load
+from core.settings import BadSettings, Settings
 from core.state import operator_token, peppers
 from edge.app import make_app
 from edge.server import CannotListen as EdgeCannotListen
@@ -80,13 +81,14 @@ def run(config: Path | None, home: Home, overrides: Mapping[str, object]) -> int
     try:
         of_edge = {name: overrides[option] for option, name in _EDGE_OPTIONS.items() if option in overrides}
         of_core = {name: value for name, value in overrides.items() if name not in _EDGE_OPTIONS}
-        settings = with_presets(load(config, os.environ, of_core), os.environ)
+        source = source_of(config, os.environ, of_core, presets=True)
+        settings = source.loaded
         log_to(LineWriter(sys.stderr), secrets=secrets_of(settings, os.environ))
         edge = load_settings(_edge_table(config), os.environ, of_edge)
         refuse_exposed_test_payments(settings, edge.host)
         settings = _with_test_page(settings, edge)
         serve = _alone if settings.core.workers == 1 else _keep_workers
-        uvloop.run(serve(settings, edge, home))
+        uvloop.run(serve(settings, edge, home, source))
     except REFUSALS as error:
         sys.stderr.write(f"worldrouter serve: {error}\n")
         return 1
@@ -115,7 +117,7 @@ def _edge_table(config: Path | None) -> dict[str, object]:
     return table
 
 
-async def _alone(settings: Settings, edge_settings: EdgeSettings, home: Home) -> None:
+async def _alone(settings: Settings, edge_settings: EdgeSettings, home: Home, source: Source) -> None:
     """Everything in this process."""
     signals = StopSignals(settings.timeouts.drain_s)
     home.remove_stale_ready()
@@ -124,8 +126,8 @@ async def _alone(settings: Settings, edge_settings: EdgeSettings, home: Home) ->
     if not settings.database.url:
         await migrate(database_url(settings, home))
     async with AsyncExitStack() as last:
-        settings, upstreams = await _with_model(settings, home, last)
-        started = await _start(settings, edge_settings, home, signals, last, first_key=True)
+        settings, source, upstreams = await _with_model(settings, source, home, last)
+        started = await _start(settings, source, edge_settings, home, signals, last, first_key=True)
         itself = WorkerProcess(os.getpid(), started.grpc, started.admin)
         _say_welcome(settings, started, [itself])
         _write_ready(home, started.http, upstreams, [itself])
@@ -135,7 +137,7 @@ async def _alone(settings: Settings, edge_settings: EdgeSettings, home: Home) ->
     end_by_force()
 
 
-async def _keep_workers(settings: Settings, edge_settings: EdgeSettings, home: Home) -> None:
+async def _keep_workers(settings: Settings, edge_settings: EdgeSettings, home: Home, source: Source) -> None:
     """Several processes with edge and core; here only what they share. They end with this one."""
     workers = Workers()
     signals = StopSignals(settings.timeouts.drain_s, workers.forward)
@@ -150,27 +152,40 @@ async def _keep_workers(settings: Settings, edge_settings: EdgeSettings, home: H
         # Made once, here: workers that made them at the same time would not agree.
         operator_token(home)
         peppers(home)
-        settings, upstreams = await _with_model(settings, home, last)
+        settings, source, upstreams = await _with_model(settings, source, home, last)
         last.push_async_callback(workers.stop, signals.left_s)
-        started = await workers.start(_orders(settings, edge_settings, home))
+        started = await workers.start(_orders(settings, source, edge_settings, home))
         if not workers.stopping:
             _say_welcome(settings, started[0], workers.running)
             tell = functools.partial(_write_ready, home, started[0].http, upstreams)
             tell(workers.running)
             last.callback(home.remove_ready)
             workers.keep(tell)
+            signals.on_hangup = workers.reload
         await signals.wait()
         _log.info("stopping %d workers", settings.core.workers)
 
 
-async def work(order: Order, report: Callable[[Started], None]) -> None:
-    """Be one of several workers until a signal; `report` is called once it serves. Raises REFUSALS."""
+async def work(order: Order, report: Callable[[Started | Reloaded], None]) -> None:
+    """Be one of several workers until a signal; `report` is called once it serves, and when its configuration was
+    loaded again. Raises REFUSALS."""
     settings, home = order.settings, Home(Path(order.home))
     edge_settings = msgspec.convert(order.edge, EdgeSettings)
     log_to(LineWriter(sys.stderr), secrets=secrets_of(settings, os.environ))
     signals = StopSignals(settings.timeouts.drain_s)
     async with AsyncExitStack() as last:
-        report(await _start(settings, edge_settings, home, signals, last, first_key=order.first_key, shared=True))
+        started = await _start(
+            settings,
+            order.source,
+            edge_settings,
+            home,
+            signals,
+            last,
+            first_key=order.first_key,
+            shared=True,
+            on_reload=report,
+        )
+        report(started)
         await signals.wait()
         _log.info("stopping")
     end_by_force()
@@ -178,6 +193,7 @@ async def work(order: Order, report: Callable[[Started], None]) -> None:
 
 async def _start(
     settings: Settings,
+    source: Source,
     edge_settings: EdgeSettings,
     home: Home,
     signals: StopSignals,
@@ -185,9 +201,18 @@ async def _start(
     *,
     first_key: bool,
     shared: bool = False,
+    on_reload: Callable[[Reloaded], None] | None = None,
 ) -> Started:
     """Start core, edge and admin port; `last` stops them. `shared` is the HTTP port. Raises REFUSALS."""
-    core = await CoreServer.start(settings, home, os.environ, starting_balance=True, on_fatal=signals.hurry)
+    core = await CoreServer.start(
+        settings,
+        home,
+        os.environ,
+        starting_balance=True,
+        on_fatal=signals.hurry,
+        source=source,
+        on_reload=on_reload,
+    )
     last.push_async_callback(core.stop, signals.left_s)
     inside = InProcessServer()
     core.guard.install(inside)
@@ -199,6 +224,7 @@ async def _start(
     last.push_async_callback(_drain, core, edge, signals)
     secret = await _first_key(auth_pb2_grpc.AuthServiceStub(channel), operator_token(home)) if first_key else None
     settle_in_memory()
+    signals.on_hangup = core.reload
     host = f"[{settings.core.host}]" if ":" in settings.core.host else settings.core.host
     return Started(edge.url, f"{host}:{core.grpc_port}", admin.url, secret)
 
@@ -242,11 +268,12 @@ def _refuse_taken_ports(settings: Settings) -> None:
     refuse_taken(settings.core.admin_host, settings.core.admin_port, "metrics")
 
 
-def _orders(settings: Settings, edge_settings: EdgeSettings, home: Home) -> list[Order]:
+def _orders(settings: Settings, source: Source, edge_settings: EdgeSettings, home: Home) -> list[Order]:
     return [
         Order(
             home=str(home.path),
             settings=_numbered(settings, number),
+            source=source,
             edge=msgspec.to_builtins(edge_settings),
             first_key=number == 0,
             parent=os.getpid(),
@@ -268,12 +295,17 @@ def _write_ready(home: Home, http: str, upstreams: dict[str, str], workers: Sequ
     home.write_ready(Ready(http, workers[0].grpc, os.getpid(), upstreams, admin, list(workers)))
 
 
-async def _with_model(settings: Settings, home: Home, last: AsyncExitStack) -> tuple[Settings, dict[str, str]]:
-    """The settings with the embedded model, which is started if it is wanted, and its upstream. ModelServerError."""
+async def _with_model(
+    settings: Settings, source: Source, home: Home, last: AsyncExitStack
+) -> tuple[Settings, Source, dict[str, str]]:
+    """The settings and their source with the embedded model, which is started if it is wanted, and its upstream.
+
+    ModelServerError.
+    """
     if not wants_embedded_model(settings):
-        return settings, {}
-    model = await _start_model(settings, home, last)
-    return with_embedded_model(settings, model.base_url), {MODEL_ID: model.base_url}
+        return settings, source, {}
+    url = (await _start_model(settings, home, last)).base_url
+    return with_embedded_model(settings, url), msgspec.structs.replace(source, model_url=url), {MODEL_ID: url}
 
 
 async def _start_model(settings: Settings, home: Home, last: AsyncExitStack) -> ModelServer:

@@ -51,9 +51,10 @@ from core.process.admin import AdminServer
 from core.process.lifecycle import StopSignals
 from core.process.line_writer import LineWriter
 from core.process.listen import CannotListen, listen, make_server
-from core.process.logs import log_to
+from core.process.logs import hide, log_to
 from core.redaction import Redaction
 from core.relay.servicer import RelayServicer
+from core.reload import Reloaded, Reloader, Source, source_of
 from core.services.accounts import AccountServicer
 from core.services.auditing import report_message
 from core.services.catalog import RoutingServicer
@@ -64,7 +65,7 @@ from core.services.maintenance import MaintenanceServicer
 from core.services.metering import MeteringServicer
 from core.services.payments import PaymentServicer
 from core.services.repeats import forget
-from core.settings import BadSettings, Settings, load, secret
+from core.settings import BadSettings, Settings, secret
 from storage.interfaces import Duplicate, Store, StoreError
 from storage.restore import restore
 from storage.store import open_store
@@ -127,8 +128,13 @@ class CoreServer:
         store: Store,
         environment: Mapping[str, str],
         on_fatal: Callable[[], None],
+        source: Source,
+        on_reload: Callable[[Reloaded], None] | None,
     ) -> None:
         self._settings = settings
+        self._environment = environment
+        self._reloader = Reloader(source, environment, self._apply)
+        self._on_reload = on_reload
         self._store = store
         self._ids = IdSource(_clock_us, os.urandom)
         self._peppers = state.peppers(home)
@@ -136,7 +142,7 @@ class CoreServer:
         self._lines = LineWriter(sys.stderr)
         self._access_log = AccessLog(self._lines, readable=self._lines.isatty())
         self._client = configured.http_client(settings)
-        self._catalog = configured.catalog(settings)
+        offer = configured.offer(settings, self._client, environment)
         self._health = HealthServicer()
         self._server = make_server(settings.core)
         self.metrics = Metrics()
@@ -145,8 +151,7 @@ class CoreServer:
         self.engine = Engine(
             settings,
             store,
-            self._catalog,
-            configured.providers(settings, self._client, environment),
+            offer,
             self._ids,
             self.metrics,
             observe=self._observe,
@@ -160,11 +165,12 @@ class CoreServer:
             clock_us=_clock_us,
             monotonic_s=time.monotonic,
             on_revoked=self.engine.pipeline.cut_key,
-            model_ids=self._catalog.models,
+            model_ids=offer.catalog.models,
             stream_total_s=settings.timeouts.total_s,
         )
         self._carried = InProcessServer()
         self._relay = RelayServicer(self._carried, self.engine.core_id)
+        self._redaction = Redaction(secrets_of(settings, environment))
         self.guard = self._guard(environment)
         self.grpc_port = 0
 
@@ -177,14 +183,18 @@ class CoreServer:
         *,
         starting_balance: bool,
         on_fatal: Callable[[], None],
+        source: Source | None = None,
+        on_reload: Callable[[Reloaded], None] | None = None,
     ) -> CoreServer:
         """Open the database and serve. BadSettings, CannotListen, StoreError, with nothing left open.
 
-        `on_fatal` is called when the core cannot go on; `stop` should follow.
+        `on_fatal` is called when the core cannot go on; `stop` should follow. `source` is where the settings are loaded
+        from again (None: from nowhere), `on_reload` is called when they were.
         """
+        source = source or Source(config="", overrides={}, loaded=settings)
         store = await open_store(database_url(settings, home))
         try:
-            server = cls(settings, home, store, environment, on_fatal)
+            server = cls(settings, home, store, environment, on_fatal, source, on_reload)
             server.grpc_port = listen(server._server, settings.core, settings.tls)
             await server._make_default_account(starting_balance=starting_balance)
             await server._authenticator.refresh()
@@ -210,12 +220,12 @@ class CoreServer:
             monotonic_s=time.monotonic,
             observer=self,
             support_contact=settings.core.support_contact,
-            redact=Redaction(secrets_of(settings, environment)),
+            redact=self._redaction,
         )
         to = cast(grpc.aio.Server, guard)
         chat_pb2_grpc.add_ChatServiceServicer_to_server(ChatServicer(self.engine.pipeline), to)
         raw_chat_pb2_grpc.add_RawChatServiceServicer_to_server(RawChatServicer(self.engine.pipeline), to)
-        routing_pb2_grpc.add_RoutingServiceServicer_to_server(RoutingServicer(self._catalog), to)
+        routing_pb2_grpc.add_RoutingServiceServicer_to_server(RoutingServicer(self.engine.catalog), to)
         account_pb2_grpc.add_AccountServiceServicer_to_server(
             AccountServicer(store, self._authenticator, ids, clock_us=_clock_us, default_account_id=default), to
         )
@@ -230,7 +240,8 @@ class CoreServer:
         metering_pb2_grpc.add_MeteringServiceServicer_to_server(
             MeteringServicer(store, store, store, ids, top_up_rules=rules), to
         )
-        maintenance_pb2_grpc.add_MaintenanceServiceServicer_to_server(MaintenanceServicer(store), to)
+        maintenance = MaintenanceServicer(store, self._reloader.reload)
+        maintenance_pb2_grpc.add_MaintenanceServiceServicer_to_server(maintenance, to)
         payment_providers = configured.payment_providers(settings.payments, self._operator_token, environment)
         payment_pb2_grpc.add_PaymentServiceServicer_to_server(
             PaymentServicer(store, store, payment_providers, ids, rules=rules, default_account_id=default), to
@@ -240,6 +251,22 @@ class CoreServer:
         reflecting = ReflectionServicer(guard.service_names)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflecting, to)  # type: ignore[no-untyped-call]
         return guard
+
+    def reload(self) -> None:
+        """Load the configuration again, soon; the log says what came of it."""
+        self.engine.keep(self._reloader.reload_anyhow())
+
+    async def _apply(self, found: Reloaded) -> None:
+        """Serve what these settings say; requests in flight keep what they came with. BadSettings, StoreError."""
+        settings = found.settings
+        offer = configured.offer(settings, self._client, self._environment)
+        secrets = secrets_of(settings, self._environment)
+        self._redaction.add(secrets)
+        hide(secrets)
+        await self.engine.exchange(offer, settings.version)
+        self._authenticator.put_models(offer.catalog.models)
+        if self._on_reload is not None:
+            self._on_reload(found)
 
     async def _make_default_account(self, *, starting_balance: bool) -> None:
         account_id = self._settings.core.default_account
@@ -324,19 +351,24 @@ def secrets_of(settings: Settings, environment: Mapping[str, str]) -> list[str]:
 def run(config: Path | None, home: Home, overrides: Mapping[str, object]) -> int:
     """`worldrouter core`: serve until a signal; the exit status."""
     try:
-        settings = load(config, os.environ, overrides)
+        source = source_of(config, os.environ, overrides, presets=False)
+        settings = source.loaded
         configured.refuse_exposed_test_payments(settings, str(settings.edge.get("host", "127.0.0.1")))
         log_to(LineWriter(sys.stderr), secrets=secrets_of(settings, os.environ))
-        uvloop.run(_serve(settings, home))
+        uvloop.run(_serve(source, home))
     except (BadSettings, CannotListen, StoreError, OSError) as error:
         sys.stderr.write(f"worldrouter core: {error}\n")
         return 1
     return 0
 
 
-async def _serve(settings: Settings, home: Home) -> None:
+async def _serve(source: Source, home: Home) -> None:
+    settings = source.loaded
     signals = StopSignals(settings.timeouts.drain_s)
-    server = await CoreServer.start(settings, home, os.environ, starting_balance=False, on_fatal=signals.hurry)
+    server = await CoreServer.start(
+        settings, home, os.environ, starting_balance=False, on_fatal=signals.hurry, source=source
+    )
+    signals.on_hangup = server.reload
     admin = await AdminServer.start([server.registry], settings.core.admin_host, settings.core.admin_port)
     settle_in_memory()
     _log.info("serving gRPC on %s:%d, metrics on %s", settings.core.host, server.grpc_port, admin.url)

@@ -32,6 +32,7 @@ PURE = frozenset(
         "core.money.ledger",
         "core.money.meter",
         "core.money.pricing",
+        "core.chat.offer",
         "core.chat.pipeline",
         "core.money.ratios",
         "core.money.rollups",

@@ -174,6 +174,12 @@ class Authenticator:
             self._operator = Caller(Role.OPERATOR, account_id, None, payer_id, policy)
         return self._operator
 
+    def put_models(self, model_ids: Collection[str]) -> None:
+        """Exchange the catalog's models: what lists of them allow is worked out anew."""
+        self._tree.put_models(model_ids)
+        self._admitted.clear()
+        self._operator = None
+
     async def verify(self, key: str) -> ApiKey | None:
         """The record of this key if requests with it are admitted now. Raises ServiceUnavailable."""
         key_id = key_id_of(key)

@@ -39,6 +39,7 @@ RPC_ROLES: Mapping[str, frozenset[Role]] = MappingProxyType(
         "/worldrouter.v1.LimitService/ListLimits": _OPERATOR,
         "/worldrouter.v1.LimitService/SetLimit": _OPERATOR,
         "/worldrouter.v1.MaintenanceService/ExportDatabase": _OPERATOR,
+        "/worldrouter.v1.MaintenanceService/ReloadConfiguration": _OPERATOR,
         "/worldrouter.v1.MeteringService/Audit": _OPERATOR,
         "/worldrouter.v1.MeteringService/CreateRefund": _OPERATOR,
         "/worldrouter.v1.MeteringService/CreateTopUp": _OPERATOR,

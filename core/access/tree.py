@@ -31,6 +31,11 @@ class AccountTree:
         self._limits: dict[str, tuple[Limit, ...]] = {}
         self._standings: dict[str, Standing] = {}
 
+    def put_models(self, model_ids: Collection[str]) -> None:
+        """Exchange what lists of models choose from."""
+        self._model_ids = model_ids
+        self._standings.clear()
+
     def put(self, accounts: Iterable[Account]) -> None:
         """Enter accounts, or exchange them."""
         self._accounts.update((account.id, account) for account in accounts)

@@ -51,6 +51,7 @@ class Exchange:
 
     def __init__(self, pipeline: Pipeline, call: Call, body: bytes, *, stream: bool) -> None:
         self._pipeline = pipeline
+        self._offer = pipeline.offer
         self._stream = stream
         self._body = body
         self._received_s = pipeline.clock()
@@ -88,7 +89,7 @@ class Exchange:
         self._body = b""
         if envelope.stream and not self._stream:
             raise InvalidRequest("stream: true needs the streaming RPC.", param="stream")
-        model = self.model = pipeline.catalog.require(envelope.model, self.call.caller)
+        model = self.model = self._offer.catalog.require(envelope.model, self.call.caller)
         if self._stream and not model.streaming:
             raise InvalidRequest(f"The model {model.id!r} cannot stream.", param="stream")
         caller = self.call.caller
@@ -109,11 +110,11 @@ class Exchange:
         )
         self.dispatch = Dispatch(
             model,
-            pipeline.providers,
+            self._offer.providers,
             pipeline.limits,
             pipeline.clock,
             stream=self._stream,
-            body_for=partial(_upstream_body, envelope, self._stream, reserved.lowered, pipeline.limit_fields),
+            body_for=partial(_upstream_body, envelope, self._stream, reserved.lowered, self._offer.limit_fields),
         )
         if self._cut is not None:
             raise self._cut[1]
@@ -270,7 +271,7 @@ class Exchange:
             return False
         if self._cut is not None or self._failure is not None or self._is_settled():
             return False
-        return dispatch.endpoint.provider in self._pipeline.drained_providers
+        return dispatch.endpoint.provider in self._offer.drained_providers
 
     async def drain(self) -> None:
         """Read the answer to its end, for nobody but the ledger, and settle what it came to.

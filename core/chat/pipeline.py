@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from core.access_log import AccessRecord
 from core.call import Call
-from core.catalog import Catalog
 from core.chat.admission import Admission
 from core.chat.dispatch import TimeLimits
 from core.chat.exchange import Exchange
+from core.chat.offer import Offer
 from core.errors import InvalidApiKey, ServiceUnavailable
 from core.money.escrow import Escrow
 from core.money.ledger import LedgerWriter
 from core.money.ratios import TextRatios
-from core.providers.base import Provider
 from storage.records import Settlement
 
 MAX_DRAINS = 64
@@ -28,19 +27,15 @@ SWEEP_S = 0.25
 class Pipeline:
     """Opens exchanges, watches over their time limits, and ends them at shutdown or when a key is revoked.
 
-    `limit_fields` names, by provider, the field of an output limit; answers of `drained_providers` are read to their
-    end when their callers went away. `observe` is told of every finished request, `observe_changed` of those whose
-    charge turned out to be another after that: the settlement before and after. `client_gone` are the exceptions that
-    reach a handler whose caller went away.
+    `offer` may be exchanged at any moment: it is for requests from then on. `observe` is told of every finished
+    request, `observe_changed` of those whose charge turned out to be another after that: the settlement before and
+    after. `client_gone` are the exceptions that reach a handler whose caller went away.
     """
 
     def __init__(
         self,
         *,
-        catalog: Catalog,
-        providers: Mapping[str, Provider],
-        limit_fields: Mapping[str, str],
-        drained_providers: frozenset[str],
+        offer: Offer,
         limits: TimeLimits,
         escrow: Escrow,
         ledger: LedgerWriter,
@@ -53,10 +48,7 @@ class Pipeline:
         observe_changed: Callable[[Settlement, Settlement], None],
         client_gone: tuple[type[BaseException], ...],
     ) -> None:
-        self.catalog = catalog
-        self.providers = providers
-        self.limit_fields = limit_fields
-        self.drained_providers = drained_providers
+        self.offer = offer
         self.limits = limits
         self.escrow = escrow
         self.ledger = ledger

@@ -22,6 +22,7 @@ from core.cli import (
     payments,
     prices,
     refunds,
+    reload,
     summaries,
     usage,
 )
@@ -62,6 +63,7 @@ for _command in (
     launch.core,
     launch.edge,
     launch.migrate,
+    reload.reload,
     prices.prices,
     doctor.doctor,
     chat.chat,

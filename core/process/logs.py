@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TextIO
 
 from core.process.line_writer import LineWriter
@@ -23,7 +23,7 @@ class _Redacting(logging.Formatter):
 
     def __init__(self, secrets: Iterable[str], *, as_json: bool) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
-        self._redact = Redaction(secrets)
+        self.redact = Redaction(secrets)
         self._as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
@@ -32,7 +32,7 @@ class _Redacting(logging.Formatter):
             text = record.getMessage()
         except Exception:  # logging would print the arguments as they are
             text = f"{record.msg} (its arguments do not fit)"
-        return self._line(record, self._redact(text), self._redact(self._trace(record)))
+        return self._line(record, self.redact(text), self.redact(self._trace(record)))
 
     def _trace(self, record: logging.LogRecord) -> str:
         if not record.exc_info:
@@ -57,3 +57,10 @@ def log_to(out: TextIO | LineWriter, *, secrets: Iterable[str] = (), level: int 
     root.handlers = [handler]
     root.setLevel(level)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells every step of nothing at all
+
+
+def hide(secrets: Collection[str]) -> None:
+    """These must not appear in the root logger's lines either, from now on."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, _Redacting):
+            handler.formatter.redact.add(secrets)

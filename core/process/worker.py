@@ -15,6 +15,7 @@ import uvloop
 from core.process.lifeline import end_with_parent
 from core.process.listen import CannotListen
 from core.process.workers import Order, Refused, Started
+from core.reload import Reloaded
 from core.serve import REFUSALS, work
 
 
@@ -26,11 +27,18 @@ def main() -> int:
     order = msgspec.json.decode(line, type=Order)
     end_with_parent(order.parent)
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # the report is the only thing that anybody reads there
+    os.dup2(2, 1)  # reports are the only thing that anybody reads there
+    started = False
+
+    def report(what: Started | Reloaded) -> None:
+        nonlocal started
+        started = True
+        _report(out, what)
+
     try:
-        uvloop.run(work(order, lambda started: _report(out, started)))
+        uvloop.run(work(order, report))
     except REFUSALS as error:
-        if out.closed:
+        if started:
             sys.stderr.write(f"worldrouter serve: {error}\n")
         else:
             _report(out, Refused(str(error), port_taken=isinstance(error, CannotListen)))
@@ -38,9 +46,9 @@ def main() -> int:
     return 0
 
 
-def _report(out: BinaryIO, report: Started | Refused) -> None:
-    with out:
-        out.write(msgspec.json.encode(report) + b"\n")
+def _report(out: BinaryIO, report: Started | Reloaded | Refused) -> None:
+    out.write(msgspec.json.encode(report) + b"\n")
+    out.flush()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """`worldrouter serve --workers N`: the processes that share the HTTP port, seen from the one that keeps them.
 
 Each worker is a whole router, edge and core, spawned anew (gRPC does not survive a fork). It gets its `Order` as one
-line of JSON on standard input and answers with one line on standard output: `Started` once it serves, or `Refused`. It
-ends when its standard input closes, so at the latest with the process that keeps it.
+line of JSON on standard input and answers with lines on standard output: `Started` once it serves, or `Refused`; then
+`Reloaded` whenever it has loaded the configuration again, so that whoever is started later gets that one. It ends when
+its standard input closes, so at the latest with the process that keeps it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import msgspec
 
 from core.home import WorkerProcess
+from core.reload import RELOADED, Reloaded, Source
 from core.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ STEADY_S = 60.0
 GRACE_S = 30.0
 """For a worker's last words and its flush, after the time that its requests had; then it is killed."""
 _POLL_S = 0.1
+_MAX_LINE_BYTES = 64 << 20
 
 
 class WorkerFailed(Exception):
@@ -43,13 +46,15 @@ class PortTaken(WorkerFailed):
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker is to run. `edge` holds the edge's settings, which only the launcher may know.
+    """What a worker is to run. `edge` holds the edge's settings, which only the launcher may know; `source` is where
+    the others came from.
 
     `first_key`: make a key when the database has none. `parent` is the process to end with.
     """
 
     home: str
     settings: Settings
+    source: Source
     edge: dict[str, Any]
     first_key: bool
     parent: int
@@ -74,8 +79,11 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 class Worker:
     """One worker, over the lives of its process. `number` counts from 1."""
 
-    def __init__(self, number: int, order: Order) -> None:
+    def __init__(self, number: int, order: Order, on_reload: Callable[[Reloaded], None]) -> None:
+        """`on_reload` is told what it reports."""
         self.number = number
+        self._on_reload = on_reload
+        self._listener: asyncio.Task[None] | None = None
         self._order = order
         self._next = order
         self._process: Process | None = None
@@ -110,7 +118,7 @@ class Worker:
             self.signal(signal.SIGTERM)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                started = await _report(process, order)
+                started = await _report(process, order, self._on_reload)
         except TimeoutError:
             await self.end()
             raise WorkerFailed(f"it was not ready after {START_TIMEOUT_S:g} s") from None
@@ -121,7 +129,24 @@ class Worker:
             raise
         self._started, self._started_s = started, time.monotonic()
         self._next = _with_ports_of(started, self._next)
+        self._listener = asyncio.get_running_loop().create_task(self._listen(process))
+        if _reloaded_of(self._next.settings) != _reloaded_of(order.settings):
+            self.reload()  # others did meanwhile
         return started
+
+    def reload(self) -> None:
+        """Have it load the configuration again, if it serves."""
+        if self._started is not None:
+            self.signal(signal.SIGHUP)
+
+    def take(self, reloaded: Reloaded) -> None:
+        """Its next process begins with this configuration."""
+        self._order, self._next = _with(reloaded, self._order), _with(reloaded, self._next)
+
+    async def _listen(self, process: Process) -> None:
+        assert process.stdout is not None
+        while line := await process.stdout.readline():
+            self._on_reload(msgspec.json.decode(line, type=Reloaded))
 
     async def wait(self) -> int:
         """Until its process ends; the exit status, negative: the signal's number. 0 without a process."""
@@ -161,9 +186,18 @@ class Workers:
         """Those that serve, in the order of their numbers."""
         return [running for worker in self._workers if (running := worker.running) is not None]
 
+    def reload(self) -> None:
+        """Have all that serve load the configuration again."""
+        for worker in self._workers:
+            worker.reload()
+
+    def _reloaded(self, reloaded: Reloaded) -> None:
+        for worker in self._workers:
+            worker.take(reloaded)
+
     async def start(self, orders: Sequence[Order]) -> list[Started]:
         """Start one for each order; what they report, fewer when stopped meanwhile. WorkerFailed: of one of them."""
-        self._workers = [Worker(number, order) for number, order in enumerate(orders, 1)]
+        self._workers = [Worker(number, order, self._reloaded) for number, order in enumerate(orders, 1)]
         starts = [worker.start(self._stopping) for worker in self._workers]
         outcomes = await asyncio.gather(*starts, return_exceptions=True)
         failures = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
@@ -246,24 +280,30 @@ async def _spawn() -> Process:
     """In a session of its own: a terminal's Ctrl-C reaches it through us alone, and so once."""
     command = [sys.executable, "-P", "-m", "core.process.worker"]
     try:
-        return await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE, start_new_session=True)
+        return await asyncio.create_subprocess_exec(
+            *command, stdin=PIPE, stdout=PIPE, start_new_session=True, limit=_MAX_LINE_BYTES
+        )
     except OSError as error:
         raise WorkerFailed(f"no process could be made: {os.strerror(error.errno or 0)}") from error
 
 
-async def _report(process: Process, order: Order) -> Started:
+async def _report(process: Process, order: Order, on_reload: Callable[[Reloaded], None]) -> Started:
     assert process.stdin is not None
     assert process.stdout is not None
     with contextlib.suppress(ConnectionError):  # it has ended: so does its output
         process.stdin.write(msgspec.json.encode(order) + b"\n")
         await process.stdin.drain()
-    line = await process.stdout.readline()
-    if not line:
-        raise WorkerFailed("a worker ended while starting; the log says why")
-    try:
-        report = msgspec.json.decode(line, type=Started | Refused)
-    except msgspec.MsgspecError as error:
-        raise WorkerFailed(f"a worker reported {line[:80]!r}") from error
+    report: Started | Refused | Reloaded | None = None
+    while report is None or isinstance(report, Reloaded):
+        line = await process.stdout.readline()
+        if not line:
+            raise WorkerFailed("a worker ended while starting; the log says why")
+        try:
+            report = msgspec.json.decode(line, type=Started | Refused | Reloaded)
+        except msgspec.MsgspecError as error:
+            raise WorkerFailed(f"a worker reported {line[:80]!r}") from error
+        if isinstance(report, Reloaded):  # its core serves before the rest of it does
+            on_reload(report)
     if isinstance(report, Refused):
         raise PortTaken(report.reason) if report.port_taken else WorkerFailed(report.reason)
     return report
@@ -273,6 +313,15 @@ def _with_ports_of(started: Started, order: Order) -> Order:
     ports = {"grpc_port": _port(started.grpc), "admin_port": _port(started.admin)}
     core = msgspec.structs.replace(order.settings.core, **ports)
     return msgspec.structs.replace(order, settings=msgspec.structs.replace(order.settings, core=core))
+
+
+def _reloaded_of(settings: Settings) -> list[object]:
+    return [getattr(settings, name) for name in sorted(RELOADED)]
+
+
+def _with(reloaded: Reloaded, order: Order) -> Order:
+    changed = {name: getattr(reloaded.settings, name) for name in RELOADED}
+    return msgspec.structs.replace(order, settings=msgspec.structs.replace(order.settings, **changed))
 
 
 def _port(address: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Callable
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from worldrouter.v1 import routing_pb2, routing_pb2_grpc, types_pb2
@@ -17,7 +18,8 @@ from core.services.paging import Number, Pager, Word
 class RoutingServicer(routing_pb2_grpc.RoutingServiceServicer):
     """The catalog: its public part for API keys, all of it for the operator."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Callable[[], Catalog]) -> None:
+        """`catalog` is asked for the present one."""
         self._catalog = catalog
 
     async def ListModels(
@@ -26,7 +28,7 @@ class RoutingServicer(routing_pb2_grpc.RoutingServiceServicer):
         """List the models that the caller may see, by ID."""
         pager = Pager(["ListModels"], tuple[Word], request.page_size, request.page_token)
         caller = current_call.get().caller
-        seen = [model for model in self._catalog.models.values() if may_use(caller, model)]
+        seen = [model for model in self._catalog().models.values() if may_use(caller, model)]
         start = bisect.bisect_right(seen, pager.after[0], key=lambda model: model.id) if pager.after else 0
         page = pager.page(seen[start : start + pager.limit], lambda model: (model.id,))
         return routing_pb2.ListModelsResponse(
@@ -41,7 +43,7 @@ class RoutingServicer(routing_pb2_grpc.RoutingServiceServicer):
         self, request: routing_pb2.ListEndpointsRequest, context: Context
     ) -> routing_pb2.ListEndpointsResponse:
         """List endpoints by model, in the order in which they are tried."""
-        models = [self._model(request.model_id)] if request.model_id else self._catalog.models.values()
+        models = [self._model(request.model_id)] if request.model_id else self._catalog().models.values()
         rows = [(model.id, order, endpoint) for model in models for order, endpoint in enumerate(model.endpoints)]
         scope = ["ListEndpoints", request.model_id]
         pager = Pager(scope, tuple[Word, Number], request.page_size, request.page_token)
@@ -56,7 +58,7 @@ class RoutingServicer(routing_pb2_grpc.RoutingServiceServicer):
         """The model of this ID. Raises InvalidRequest when it is empty, NotFound."""
         if not model_id:
             raise InvalidRequest("model_id is required.", param="model_id")
-        model = self._catalog.models.get(model_id)
+        model = self._catalog().models.get(model_id)
         if model is None or not may_use(current_call.get().caller, model):
             raise fields.not_found("model_id", model_id)
         return model

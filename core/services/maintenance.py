@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 from worldrouter.v1 import maintenance_pb2, maintenance_pb2_grpc
 
-from core.errors import ServiceUnavailable
+from core.errors import Conflict, InvalidRequest, ServiceUnavailable
+from core.reload import Reloaded
 from core.services import Context
-from storage.interfaces import BackupFailed
+from core.settings import BadSettings
+from storage.interfaces import BackupFailed, ConfigurationRefused
 
 
 class BackupStore(Protocol):
@@ -23,8 +25,10 @@ class BackupStore(Protocol):
 class MaintenanceServicer(maintenance_pb2_grpc.MaintenanceServiceServicer):
     """For the operator."""
 
-    def __init__(self, store: BackupStore) -> None:
+    def __init__(self, store: BackupStore, reload: Callable[[], Awaitable[Reloaded]]) -> None:
+        """`reload` loads the configuration again: BadSettings, StoreError."""
         self._store = store
+        self._reload = reload
 
     async def ExportDatabase(
         self, request: maintenance_pb2.ExportDatabaseRequest, context: Context
@@ -35,3 +39,17 @@ class MaintenanceServicer(maintenance_pb2_grpc.MaintenanceServiceServicer):
                 yield maintenance_pb2.ExportDatabaseResponse(content=piece)
         except BackupFailed as error:
             raise ServiceUnavailable(f"The backup cannot be made: {error}.") from error
+
+    async def ReloadConfiguration(
+        self, request: maintenance_pb2.ReloadConfigurationRequest, context: Context
+    ) -> maintenance_pb2.ReloadConfigurationResponse:
+        """Load the configuration again."""
+        try:
+            found = await self._reload()
+        except BadSettings as error:
+            raise InvalidRequest(f"The configuration is refused: {error}") from error
+        except ConfigurationRefused as error:
+            raise Conflict(f"The configuration is refused: {error}") from error
+        return maintenance_pb2.ReloadConfigurationResponse(
+            version=found.settings.version, model_count=len(found.settings.models), waiting_settings=found.waiting
+        )

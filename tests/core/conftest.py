@@ -23,6 +23,7 @@ from core.catalog import Catalog, Endpoint, Model, price_of
 from core.chat.admission import Admission
 from core.chat.dispatch import TimeLimits
 from core.chat.exchange import Exchange
+from core.chat.offer import Offer
 from core.chat.pipeline import Pipeline
 from core.money.escrow import Escrow, EscrowSettings, Hold
 from core.money.ledger import LedgerWriter
@@ -376,22 +377,24 @@ async def router(
     ratios = TextRatios()
     rates = Rates(store, clock=clock, timeout_s=1.0)  # type: ignore[arg-type]
     pipeline = Pipeline(
-        catalog=Catalog.of(
-            [
-                _model("m"),
-                _model("two", endpoints=(1, 2)),
-                _model("four", endpoints=(1, 2, 3, 4)),
-                _model("drained", endpoints=(3, 4)),
-                _model("free", nano_usd=0),
-                _model("dear", nano_usd=1_000_000_000),
-                _model("hidden", public=False),
-                _model("unstreamed", streaming=False),
-                _model("slow", first_token_timeout_s=300.0),
-            ]
+        offer=Offer(
+            catalog=Catalog.of(
+                [
+                    _model("m"),
+                    _model("two", endpoints=(1, 2)),
+                    _model("four", endpoints=(1, 2, 3, 4)),
+                    _model("drained", endpoints=(3, 4)),
+                    _model("free", nano_usd=0),
+                    _model("dear", nano_usd=1_000_000_000),
+                    _model("hidden", public=False),
+                    _model("unstreamed", streaming=False),
+                    _model("slow", first_token_timeout_s=300.0),
+                ]
+            ),
+            providers=providers,
+            limit_fields={"p1": "max_tokens", "p2": "max_completion_tokens", "p3": "max_tokens", "p4": "max_tokens"},
+            drained_providers=frozenset({"p3"}),
         ),
-        providers=providers,
-        limit_fields={"p1": "max_tokens", "p2": "max_completion_tokens", "p3": "max_tokens", "p4": "max_tokens"},
-        drained_providers=frozenset({"p3"}),
         limits=TimeLimits(first_token_s=60.0, between_chunks_s=60.0, total_s=900.0),
         escrow=escrow,
         ledger=ledger,

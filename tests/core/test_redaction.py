@@ -34,6 +34,13 @@ def test_secrets_are_blacked_out(text: str, seen: str) -> None:
     assert Redaction(["s3cretkey", "s3cretkey-longer", 'quo"ted"', "EMPTY", ""])(text) == seen
 
 
+def test_secrets_are_added() -> None:
+    """What was one stays one, and a longer one still goes first."""
+    redact = Redaction(["s3cretkey"])
+    redact.add(["s3cretkey-longer", "another1"])
+    assert redact("s3cretkey s3cretkey-longer another1") == "[secret] [secret] [secret]"
+
+
 def test_secrets_of_a_configuration() -> None:
     """Keys of providers, headers that are credentials, and the database's password."""
     echo: dict[str, Any] = {"kind": "openai", "base_url": "http://a/v1"}

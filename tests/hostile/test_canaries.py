@@ -131,7 +131,7 @@ async def test_no_secret_gets_out_of_a_process(
         talk = Talk(edge.url, f"127.0.0.1:{core.grpc_port}", made.secret, token)
         await talk.say_everything()
         for at in ("send", "head"):
-            core.engine.pipeline.providers["echo"] = Blabber(at)  # type: ignore[index]
+            core.engine.pipeline.offer.providers["echo"] = Blabber(at)  # type: ignore[index]
             async with aiohttp.ClientSession() as session:
                 for stream in (False, True):
                     await talk._ask(session, "fine", stream=stream)

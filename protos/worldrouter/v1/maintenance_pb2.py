@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n worldrouter/v1/maintenance.proto\x12\x0eworldrouter.v1\"\x17\n\x15\x45xportDatabaseRequest\")\n\x16\x45xportDatabaseResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\x32w\n\x12MaintenanceService\x12\x61\n\x0e\x45xportDatabase\x12%.worldrouter.v1.ExportDatabaseRequest\x1a&.worldrouter.v1.ExportDatabaseResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n worldrouter/v1/maintenance.proto\x12\x0eworldrouter.v1\"\x17\n\x15\x45xportDatabaseRequest\")\n\x16\x45xportDatabaseResponse\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\x0c\"\x1c\n\x1aReloadConfigurationRequest\"]\n\x1bReloadConfigurationResponse\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x13\n\x0bmodel_count\x18\x02 \x01(\x05\x12\x18\n\x10waiting_settings\x18\x03 \x03(\t2\xe7\x01\n\x12MaintenanceService\x12\x61\n\x0e\x45xportDatabase\x12%.worldrouter.v1.ExportDatabaseRequest\x1a&.worldrouter.v1.ExportDatabaseResponse0\x01\x12n\n\x13ReloadConfiguration\x12*.worldrouter.v1.ReloadConfigurationRequest\x1a+.worldrouter.v1.ReloadConfigurationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,6 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPORTDATABASEREQUEST']._serialized_end=75
   _globals['_EXPORTDATABASERESPONSE']._serialized_start=77
   _globals['_EXPORTDATABASERESPONSE']._serialized_end=118
-  _globals['_MAINTENANCESERVICE']._serialized_start=120
-  _globals['_MAINTENANCESERVICE']._serialized_end=239
+  _globals['_RELOADCONFIGURATIONREQUEST']._serialized_start=120
+  _globals['_RELOADCONFIGURATIONREQUEST']._serialized_end=148
+  _globals['_RELOADCONFIGURATIONRESPONSE']._serialized_start=150
+  _globals['_RELOADCONFIGURATIONRESPONSE']._serialized_end=243
+  _globals['_MAINTENANCESERVICE']._serialized_start=246
+  _globals['_MAINTENANCESERVICE']._serialized_end=477
 # @@protoc_insertion_point(module_scope)

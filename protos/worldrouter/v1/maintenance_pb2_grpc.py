@@ -40,6 +40,11 @@ class MaintenanceServiceStub:
                 request_serializer=worldrouter_dot_v1_dot_maintenance__pb2.ExportDatabaseRequest.SerializeToString,
                 response_deserializer=worldrouter_dot_v1_dot_maintenance__pb2.ExportDatabaseResponse.FromString,
                 _registered_method=True)
+        self.ReloadConfiguration = channel.unary_unary(
+                '/worldrouter.v1.MaintenanceService/ReloadConfiguration',
+                request_serializer=worldrouter_dot_v1_dot_maintenance__pb2.ReloadConfigurationRequest.SerializeToString,
+                response_deserializer=worldrouter_dot_v1_dot_maintenance__pb2.ReloadConfigurationResponse.FromString,
+                _registered_method=True)
 
 
 class MaintenanceServiceServicer:
@@ -57,6 +62,18 @@ class MaintenanceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReloadConfiguration(self, request, context):
+        """Makes this core load its configuration file again, as SIGHUP does: models,
+        prices, providers and the version. The file is checked whole first; one that
+        is refused changes nothing: INVALID_REQUEST says what is wrong with it,
+        CONFLICT that the database has been served with a newer version, or with
+        another content of this one. Requests in flight keep the model, the endpoints
+        and the price that they came with. Safe to repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MaintenanceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -64,6 +81,11 @@ def add_MaintenanceServiceServicer_to_server(servicer, server):
                     servicer.ExportDatabase,
                     request_deserializer=worldrouter_dot_v1_dot_maintenance__pb2.ExportDatabaseRequest.FromString,
                     response_serializer=worldrouter_dot_v1_dot_maintenance__pb2.ExportDatabaseResponse.SerializeToString,
+            ),
+            'ReloadConfiguration': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReloadConfiguration,
+                    request_deserializer=worldrouter_dot_v1_dot_maintenance__pb2.ReloadConfigurationRequest.FromString,
+                    response_serializer=worldrouter_dot_v1_dot_maintenance__pb2.ReloadConfigurationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -94,6 +116,33 @@ class MaintenanceService:
             '/worldrouter.v1.MaintenanceService/ExportDatabase',
             worldrouter_dot_v1_dot_maintenance__pb2.ExportDatabaseRequest.SerializeToString,
             worldrouter_dot_v1_dot_maintenance__pb2.ExportDatabaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReloadConfiguration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/worldrouter.v1.MaintenanceService/ReloadConfiguration',
+            worldrouter_dot_v1_dot_maintenance__pb2.ReloadConfigurationRequest.SerializeToString,
+            worldrouter_dot_v1_dot_maintenance__pb2.ReloadConfigurationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,14 @@ class MaintenanceServiceStub:
     their hashes alone. SERVICE_UNAVAILABLE when it cannot be made; the message
     says what is missing, such as PostgreSQL's pg_dump on the core's machine.
     """
+    ReloadConfiguration: _grpc.UnaryUnaryMultiCallable[_maintenance_pb2.ReloadConfigurationRequest, _maintenance_pb2.ReloadConfigurationResponse]
+    """Makes this core load its configuration file again, as SIGHUP does: models,
+    prices, providers and the version. The file is checked whole first; one that
+    is refused changes nothing: INVALID_REQUEST says what is wrong with it,
+    CONFLICT that the database has been served with a newer version, or with
+    another content of this one. Requests in flight keep the model, the endpoints
+    and the price that they came with. Safe to repeat.
+    """
 
 @_typing.type_check_only
 class MaintenanceServiceAsyncStub(MaintenanceServiceStub):
@@ -52,6 +60,14 @@ class MaintenanceServiceAsyncStub(MaintenanceServiceStub):
     stream ends with OK. It holds no prompts and no answers, and of API keys
     their hashes alone. SERVICE_UNAVAILABLE when it cannot be made; the message
     says what is missing, such as PostgreSQL's pg_dump on the core's machine.
+    """
+    ReloadConfiguration: _aio.UnaryUnaryMultiCallable[_maintenance_pb2.ReloadConfigurationRequest, _maintenance_pb2.ReloadConfigurationResponse]  # type: ignore[assignment]
+    """Makes this core load its configuration file again, as SIGHUP does: models,
+    prices, providers and the version. The file is checked whole first; one that
+    is refused changes nothing: INVALID_REQUEST says what is wrong with it,
+    CONFLICT that the database has been served with a newer version, or with
+    another content of this one. Requests in flight keep the model, the endpoints
+    and the price that they came with. Safe to repeat.
     """
 
 class MaintenanceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -68,6 +84,20 @@ class MaintenanceServiceServicer(metaclass=_abc_1.ABCMeta):
         stream ends with OK. It holds no prompts and no answers, and of API keys
         their hashes alone. SERVICE_UNAVAILABLE when it cannot be made; the message
         says what is missing, such as PostgreSQL's pg_dump on the core's machine.
+        """
+
+    @_abc_1.abstractmethod
+    def ReloadConfiguration(
+        self,
+        request: _maintenance_pb2.ReloadConfigurationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_maintenance_pb2.ReloadConfigurationResponse, _abc.Awaitable[_maintenance_pb2.ReloadConfigurationResponse]]:
+        """Makes this core load its configuration file again, as SIGHUP does: models,
+        prices, providers and the version. The file is checked whole first; one that
+        is refused changes nothing: INVALID_REQUEST says what is wrong with it,
+        CONFLICT that the database has been served with a newer version, or with
+        another content of this one. Requests in flight keep the model, the endpoints
+        and the price that they came with. Safe to repeat.
         """
 
 def add_MaintenanceServiceServicer_to_server(servicer: MaintenanceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

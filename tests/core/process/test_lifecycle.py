@@ -62,6 +62,21 @@ async def test_whoever_must_know_is_told_of_each_signal() -> None:
     assert told == [signal.SIGTERM, signal.SIGINT]
 
 
+async def test_sighup_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It calls whoever reloads; only when the terminal is gone that the process was started in, it is a SIGTERM."""
+    terminals = iter([True, True, False])
+    monkeypatch.setattr("os.isatty", lambda _: next(terminals))
+    told: list[object] = []
+    signals = StopSignals(600.0, told.append)
+    signals.on_hangup = lambda: told.append("reload")
+    os.kill(os.getpid(), signal.SIGHUP)
+    await asyncio.sleep(0.01)
+    assert told == ["reload"]
+    await signalled(signals, signal.SIGHUP)
+    assert told == ["reload", signal.SIGTERM]
+    assert 590 < signals.left_s() <= 600
+
+
 # Lines
 
 

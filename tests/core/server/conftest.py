@@ -17,6 +17,7 @@ from google.rpc.status_pb2 import Status
 from worldrouter.v1 import metering_pb2, metering_pb2_grpc, raw_chat_pb2, raw_chat_pb2_grpc
 
 from core.home import Home
+from core.reload import Source
 from core.server import CoreServer, database_url
 from core.settings import Settings, convert
 from core.state import operator_token
@@ -127,11 +128,16 @@ async def start(home: Home) -> AsyncIterator[Start]:
     """A function that starts a core in the test's state folder; stopped at the end, unless it was before."""
     async with AsyncExitStack() as stack:
 
-        async def begin(configured: Settings | None = None) -> Core:
-            configured = configured or made_settings()
+        async def begin(configured: Settings | None = None, source: Source | None = None) -> Core:
+            configured = configured or (source.loaded if source else made_settings())
             await migrate(database_url(configured, home))
             server = await CoreServer.start(
-                configured, home, {}, starting_balance=True, on_fatal=lambda: pytest.fail("a background task ended")
+                configured,
+                home,
+                {},
+                starting_balance=True,
+                on_fatal=lambda: pytest.fail("a background task ended"),
+                source=source,
             )
             stack.push_async_callback(server.stop, lambda: 0.0)
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}"))

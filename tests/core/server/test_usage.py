@@ -136,13 +136,20 @@ async def test_a_late_charge_is_counted_as_it_was_made(priced: Any, home: Any, r
     if leaves:
         call.cancel()
     await priced.rest_of(call)
-    while not (rows := rows_of("SELECT amount, shortfall FROM ledger WHERE kind = 'usage'")):  # noqa: ASYNC110  # of a database
-        await asyncio.sleep(0.01)
+    rows = await until(lambda: rows_of("SELECT amount, shortfall FROM ledger WHERE kind = 'usage'"))
     ((amount, shortfall),) = rows
     assert amount == 7
     assert shortfall > OUT if leaves else shortfall == 10 * IN + 20 * OUT - 7
-    while counted(priced, "worldrouter_shortfall_nano_usd_total") != shortfall:  # noqa: ASYNC110  # of a counter
+    await until(lambda: counted(priced, "worldrouter_shortfall_nano_usd_total") == shortfall)
+
+
+async def until(look: Any) -> Any:
+    """What is seen, as soon as there is something."""
+    for _ in range(500):
+        if seen := look():
+            return seen
         await asyncio.sleep(0.01)
+    raise AssertionError("it did not come about")
 
 
 def take_away(database: Path) -> None:

@@ -40,6 +40,7 @@ from core.catalog import Catalog, Endpoint, Model, price_of
 from core.ids import IdSource
 from core.money.top_ups import TopUpRules
 from core.payments.sandbox import Sandbox
+from core.reload import Reloaded
 from core.services.accounts import AccountServicer
 from core.services.catalog import RoutingServicer
 from core.services.keys import AuthServicer
@@ -47,6 +48,7 @@ from core.services.limits import LimitServicer
 from core.services.maintenance import MaintenanceServicer
 from core.services.metering import MeteringServicer
 from core.services.payments import PaymentServicer
+from core.settings import BadSettings
 from storage.interfaces import Store
 from storage.migrate import migrate
 from storage.store import open_store
@@ -175,6 +177,10 @@ async def run_core(store: Store, address: str) -> AsyncIterator[Core]:
         await server.stop(0)
 
 
+async def refuse_reload() -> Reloaded:
+    raise BadSettings("models[0].price: wanted one")
+
+
 def make_guard(store: Store, authenticator: Authenticator, peppers: Peppers) -> Guard:
     """A guard that holds the real servicers, and dummies for the chat services."""
     ids = IdSource(clock_us, os.urandom)
@@ -198,8 +204,8 @@ def make_guard(store: Store, authenticator: Authenticator, peppers: Peppers) -> 
     account_pb2_grpc.add_AccountServiceServicer_to_server(accounts, guard)
     limit_pb2_grpc.add_LimitServiceServicer_to_server(limits, guard)
     metering_pb2_grpc.add_MeteringServiceServicer_to_server(metering, guard)
-    maintenance_pb2_grpc.add_MaintenanceServiceServicer_to_server(MaintenanceServicer(store), guard)
-    routing_pb2_grpc.add_RoutingServiceServicer_to_server(RoutingServicer(CATALOG), guard)
+    maintenance_pb2_grpc.add_MaintenanceServiceServicer_to_server(MaintenanceServicer(store, refuse_reload), guard)
+    routing_pb2_grpc.add_RoutingServiceServicer_to_server(RoutingServicer(lambda: CATALOG), guard)
     health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(), guard)
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(ReflectionServicer(guard.service_names), guard)
     for file in (chat_pb2.DESCRIPTOR, raw_chat_pb2.DESCRIPTOR):

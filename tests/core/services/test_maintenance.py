@@ -40,3 +40,11 @@ async def test_a_copy_that_cannot_be_made_says_why(core, failure, monkeypatch) -
     )
     assert (failed.code, failed.reason) == (grpc.StatusCode.UNAVAILABLE, "SERVICE_UNAVAILABLE")
     assert "pg_dump is not on the PATH" in failed.message
+
+
+async def test_a_configuration_that_is_refused_is_the_operators_to_mend(core, failure) -> None:
+    """The answer says what is wrong with it."""
+    request = maintenance_pb2.ReloadConfigurationRequest()
+    failed = await failure(core.maintenance.ReloadConfiguration(request, metadata=core.operator))
+    assert (failed.code, failed.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    assert "models[0].price: wanted one" in failed.message

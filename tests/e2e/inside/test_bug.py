@@ -25,7 +25,7 @@ class BuggyProvider:
 @pytest.mark.parametrize("more", [b"", b', "stream": true'], ids=["whole", "streamed"])
 async def test_a_bug_is_a_bland_500(inside: Any, caplog: pytest.LogCaptureFixture, more: bytes) -> None:
     """HTTP 500 names the request and whom to write to; the log has the trace; nothing is charged."""
-    inside.core.engine.pipeline.providers["script"] = BuggyProvider()
+    inside.core.engine.pipeline.offer.providers["script"] = BuggyProvider()
     headers = {"authorization": f"Bearer {inside.key}"}
     async with (
         aiohttp.ClientSession() as session,
@@ -50,7 +50,7 @@ async def test_a_bug_is_a_bland_500(inside: Any, caplog: pytest.LogCaptureFixtur
 
 async def test_a_bug_over_grpc(inside: Any) -> None:
     """INTERNAL with INTERNAL_ERROR and the request id, and no inner detail."""
-    inside.core.engine.pipeline.providers["script"] = BuggyProvider()
+    inside.core.engine.pipeline.offer.providers["script"] = BuggyProvider()
     async with AsyncClient(inside.grpc, inside.key, plaintext=True) as client:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await client.raw_chat.CreateRawCompletion(CreateRawCompletionRequest(dialect=1, body=BODY % b""))

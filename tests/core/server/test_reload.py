@@ -1,0 +1,155 @@
+"""The configuration of a running core is loaded again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import pytest
+from worldrouter.v1 import maintenance_pb2, maintenance_pb2_grpc, routing_pb2, routing_pb2_grpc
+
+from core.reload import source_of
+
+FILE = """\
+version = 3
+core.grpc_port = 0
+timeouts = { settle_s = 2 }
+[providers.script]
+kind = "scripted"
+[[models]]
+id = "m"
+max_output_tokens = 100
+price = { input = 0, output = 2_000_000 }
+endpoints = [{ provider = "script", model = "up" }]
+"""
+OTHER = """
+[providers.other]
+kind = "scripted"
+[[models]]
+id = "other"
+max_output_tokens = 100
+price = { input = 0, output = 1_000_000 }
+endpoints = [{ provider = "other", model = "up" }]
+"""
+
+
+class Reloadable:
+    """A core and the file that it came from; `tell` loads it again."""
+
+    def __init__(self, core: Any, file: Path) -> None:
+        self.core = core
+        self.file = file
+
+    def write(self, **changed: str) -> None:
+        """The file with other words in the place of these, and one more model unless `more` is empty."""
+        more = changed.pop("more", OTHER)
+        text = FILE
+        for old, new in changed.items():
+            text = text.replace(WORDS[old], new)
+        self.file.write_text(text + more)
+
+    async def tell(self) -> Any:
+        stub = maintenance_pb2_grpc.MaintenanceServiceStub(self.core.channel)
+        return await stub.ReloadConfiguration(maintenance_pb2.ReloadConfigurationRequest(), metadata=self.core.metadata)
+
+    async def models(self) -> list[str]:
+        stub = routing_pb2_grpc.RoutingServiceStub(self.core.channel)
+        listed = await stub.ListModels(routing_pb2.ListModelsRequest(), metadata=self.core.metadata)
+        return [model.id for model in listed.models]
+
+    def stream(self, model: str, **script: Any) -> Any:
+        body = {"model": model, "messages": [{"role": "user", "content": "x"}], "script": script}
+        return self.core.stream(json.dumps(body).encode())
+
+    async def cost(self, call: Any) -> int:
+        """What the rest of a stream ends with, in nanodollars a token."""
+        events, error = await self.core.rest_of(call)
+        assert error is None
+        finished = events[-1].finished
+        return int(finished.cost_nano_usd // finished.usage.completion_token_count)
+
+
+WORDS = {"version": "version = 3", "output": "output = 2_000_000", "settle": "settle_s = 2", "kind": '"scripted"'}
+
+
+@pytest.fixture
+async def running(start: Any, tmp_path: Path) -> Any:
+    """A core that was started with a file."""
+    file = tmp_path / "worldrouter.toml"
+    file.write_text(FILE)
+    return Reloadable(await start(source=source_of(file, {}, {}, presets=False)), file)
+
+
+async def test_requests_keep_the_price_that_they_came_with(running: Any) -> None:
+    """A stream that began before costs what it did then, one that begins after it the new price."""
+    before = running.stream("m", chunk_delay_ms=40)
+    while not (await before.read()).HasField("chunks"):
+        pass
+    running.write(version="version = 4", output="output = 7_000_000")
+    told = await running.tell()
+    assert (told.version, told.model_count, list(told.waiting_settings)) == (4, 2, [])
+    assert await running.models() == ["m", "other"]
+    assert await running.cost(running.stream("m")) == 7_000
+    assert await running.cost(running.stream("other")) == 1_000
+    assert await running.cost(before) == 2_000
+
+
+async def test_a_model_and_its_provider_may_go_under_a_request(running: Any) -> None:
+    """The request ends as it would have; for others there is no such model any more."""
+    running.write(version="version = 4")
+    await running.tell()
+    before = running.stream("other", chunk_delay_ms=40)
+    while not (await before.read()).HasField("chunks"):
+        pass
+    running.write(version="version = 5", more="")
+    await running.tell()
+    assert await running.models() == ["m"]
+    assert await running.cost(before) == 1_000
+    with pytest.raises(grpc.aio.AioRpcError, match="does not exist"):
+        await running.stream("other").read()
+
+
+BAD = (
+    ({"kind": '"odd"'}, "providers.script.kind"),
+    ({"output": "outptu = 5"}, "models[0].price"),
+    ({"output": 'output = "free"'}, "models[0].price.output"),
+    ({"more": "\n["}, "at end of document"),
+    ({"more": OTHER.replace('id = "other"', 'id = "m"')}, "configured twice"),
+    ({"more": OTHER + "[providers.other.script]\nfault = 5\n"}, "providers.other"),
+    ({"more": OTHER + "[money]\nchunk_nano_usd = 0\n"}, "money.chunk_nano_usd"),
+    ({"version": "version = 2"}, "has been served with version 3"),
+    ({"output": "output = 1"}, "other models, prices or endpoints"),
+)
+
+
+async def test_a_bad_file_changes_nothing(running: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Answer and log say why; models and prices are what they were."""
+    for changed, said in BAD:
+        running.write(**changed)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await running.tell()
+        assert said in str(refused.value.details())
+        assert "nothing has changed" in caplog.records[-1].getMessage()
+        assert said in caplog.records[-1].getMessage()
+    running.file.unlink()
+    with pytest.raises(grpc.aio.AioRpcError, match="No such file"):
+        await running.tell()
+    assert await running.models() == ["m"]
+    assert await running.cost(running.stream("m")) == 2_000
+
+
+async def test_what_cannot_change_is_named(running: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """In the answer and in the log; the rest changes."""
+    running.write(version="version = 4", settle="settle_s = 3", more=OTHER + "[edge]\nport = 1\n")
+    told = await running.tell()
+    assert list(told.waiting_settings) == ["edge.port", "timeouts.settle_s"]
+    assert "wait for the next start: edge.port, timeouts.settle_s" in caplog.text
+    assert await running.models() == ["m", "other"]
+
+
+async def test_without_a_file_there_is_nothing_to_load(core: Any) -> None:
+    """And that is said."""
+    with pytest.raises(grpc.aio.AioRpcError, match="no configuration file"):
+        await Reloadable(core, Path()).tell()
