@@ -121,9 +121,7 @@ async def streams(router: Any, during: Callable[[], Any], *, at_once: int = 12) 
 
 def price(core: Client) -> int:
     """What a core says that a token costs, in nanodollars."""
-    model = core.routing.GetModel(
-        routing_pb2.GetModelRequest(model_id="scripted"), timeout=10, wait_for_ready=True
-    )
+    model = core.routing.GetModel(routing_pb2.GetModelRequest(model_id="scripted"), timeout=10, wait_for_ready=True)
     return int(model.price.output_pico_usd_per_token) // 1_000
 
 

@@ -30,6 +30,7 @@ WITHOUT_UNIT = {
     "worldrouter.v1.ChoiceDelta.index",
     "worldrouter.v1.ToolCallDelta.index",
     "worldrouter.v1.LedgerEntry.id",
+    "worldrouter.v1.ReloadConfigurationResponse.version",
     "worldrouter.v1.AuditResponse.last_chained_entry_id",
     "worldrouter.v1.ExportedEntry.position",
     "worldrouter.v1.Limit.maximum",  # the unit is that of the measure
@@ -154,9 +155,9 @@ def test_reasons_have_examples(buf: Callable[..., subprocess.CompletedProcess[st
 
 def test_changes_may_be_repeated() -> None:
     """Every RPC that changes something takes an idempotency key; chats, whose ids the core mints, do not."""
-    # What is rebuilt is what can be read, made anew from the same; webhooks name their payment; what a relay carries
-    # has keys of its own.
-    reading = re.compile(r"(Audit|Export|Get|HandleWebhook|List|Rebuild|Relay|Summarize|Verify)([A-Z]|$)")
+    # What is rebuilt or reloaded is what can be read, made anew from the same; webhooks name their payment; what a
+    # relay carries has keys of its own.
+    reading = re.compile(r"(Audit|Export|Get|HandleWebhook|List|Rebuild|Relay|Reload|Summarize|Verify)([A-Z]|$)")
     for file in files():
         for service in file.services_by_name.values():
             for method in service.methods:

@@ -486,11 +486,12 @@ async def test_a_price_change_in_mid_request_charges_the_admitted_price(router: 
     body = {"script": {"head_delay_ms": 30}}
     task = asyncio.ensure_future(router.chunks(body) if stream else router.unary(body))
     await router.running()
-    old = router.pipeline.catalog.models["m"]
+    old = router.pipeline.offer.catalog.models["m"]
     dear = price_of(
         "m", input_pico_usd=10**9, output_pico_usd=10**9, cache_read_pico_usd=10**9, cache_write_pico_usd=10**9
     )
-    router.pipeline.catalog = Catalog.of([dataclasses.replace(old, price=dear)])
+    catalog = Catalog.of([dataclasses.replace(old, price=dear)])
+    router.pipeline.offer = dataclasses.replace(router.pipeline.offer, catalog=catalog)
     await task
     await router.unary({})
     rows = [await router.row("req1"), await router.row("req2")]
