@@ -17,6 +17,7 @@ from core.ids import IdSource
 from core.metrics import Metrics
 from core.money.auditor import Auditor
 from core.money.escrow import Escrow, EscrowSettings
+from core.money.funds import Funds
 from core.money.ledger import LedgerWriter
 from core.money.ratios import TextRatios
 from core.money.rollups import roll_up_forever
@@ -70,6 +71,7 @@ class Engine:
             new_lease_id=lambda: "lease_" + ids.new(),
         )
         self.rates = Rates(store, clock=time.monotonic, timeout_s=settings.timeouts.admission_s)
+        self.funds = Funds(self.escrow, store, clock=time.monotonic)
         self.auditor = Auditor(store, self.escrow, every_s=settings.money.audit_every_s, clock=time.monotonic)
         self.pipeline = self._make_pipeline(offer, observe, metrics.changed, client_gone)
         metrics.watch(
@@ -90,6 +92,7 @@ class Engine:
         settings, limits, ratios = self._settings, self._settings.timeouts, TextRatios()
         admission = Admission(
             self.escrow,
+            self.funds,
             self.ledger,
             ratios,
             self.rates,
@@ -153,6 +156,7 @@ class Engine:
             await asyncio.sleep(min(MAINTENANCE_S, every_s))
             self.escrow.give_back_idle()
             self.rates.tick()
+            self.funds.give_back_idle()
             if time.monotonic() - renewed_s < every_s:
                 continue
             try:

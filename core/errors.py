@@ -7,6 +7,7 @@ WorldRouterError
 │   │   └── UpstreamRejected
 │   ├── InvalidApiKey
 │   ├── InsufficientBalance
+│   │   └── BudgetExceeded
 │   ├── Forbidden
 │   │   └── ModelNotAllowed
 │   ├── NotFound
@@ -117,6 +118,12 @@ class InsufficientBalance(WorldRouterError):
             "affordable_token_count": str(self.affordable_tokens),
         }
         return found | ({"credits_url": self.credits_url} if self.credits_url else {})
+
+
+class BudgetExceeded(InsufficientBalance):
+    """A limit on spend cannot cover the hold."""
+
+    code = "budget_exceeded"
 
 
 class Forbidden(WorldRouterError):

@@ -12,8 +12,8 @@ from storage.database import AnyRow, AnySelect, OverDatabase
 from storage.entries import lineage, require_payer
 from storage.idempotency import claim
 from storage.interfaces import Duplicate, Missing, TooDeep, Unaffordable
-from storage.records import MAX_LEVELS, Account, AccountChanges, AccountKind, Balance, Once
-from storage.tables import ACCOUNT_REVISION, accounts, leases, ledger
+from storage.records import MAX_LEVELS, Account, AccountChanges, AccountKind, Balance, Once, is_purse
+from storage.tables import ACCOUNT_REVISION, accounts, leases, ledger, purses
 
 
 class SqlAccounts(OverDatabase):
@@ -110,11 +110,11 @@ class SqlAccounts(OverDatabase):
         return [_account(row) for row in await self._db.rows(own.order_by(accounts.c.seq).limit(limit))]
 
     async def balance(self, account_id: str) -> Balance | None:
-        """What the account has, in one snapshot; None when there is no such account.
+        """What the account or purse has, in one snapshot; None when there is no such.
 
         A house account's balance is a sum over all its entries: it takes as long as the ledger is.
         """
-        found = await self._db.rows(_balance(account_id))
+        found = await self._db.rows(_purse_balance(account_id) if is_purse(account_id) else _balance(account_id))
         if found and found[0].kind == "house":
             found = await self._db.rows(_house_balance(account_id))
         if not found:
@@ -176,11 +176,18 @@ def _account(row: AnyRow) -> Account:
 
 
 def _balance(account_id: str) -> AnySelect:
-    active = (leases.c.account_id == accounts.c.id) & (leases.c.state == "active")
-    held = select(_total(leases.c.granted - leases.c.spent)).where(active).scalar_subquery()
-    return select(accounts.c.kind, accounts.c.available, accounts.c.credit_limit, held).where(
-        accounts.c.id == account_id
-    )
+    columns = (accounts.c.kind, accounts.c.available, accounts.c.credit_limit, _held_of(accounts.c.id))
+    return select(*columns).where(accounts.c.id == account_id)
+
+
+def _purse_balance(purse_id: str) -> AnySelect:
+    columns = (literal("purse").label("kind"), purses.c.available, literal(0), _held_of(purses.c.id))
+    return select(*columns).where(purses.c.id == purse_id)
+
+
+def _held_of(owner_id: ColumnElement[str]) -> ColumnElement[int]:
+    active = (leases.c.account_id == owner_id) & (leases.c.state == "active")
+    return select(_total(leases.c.granted - leases.c.spent)).where(active).scalar_subquery()
 
 
 def _house_balance(account_id: str) -> AnySelect:

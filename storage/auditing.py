@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, cast, func, or_, select, tuple_, union_all
+from sqlalchemy import BigInteger, ColumnElement, cast, func, literal, or_, select, tuple_, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.audit_walk import AccountRow, Place, Walk, account_deviations
@@ -14,10 +14,12 @@ from storage.chain import CONTENT_FIELDS, CREDIT, DEBIT, Head, content_of, owner
 from storage.chaining import CHAINED_BELOW, CONTENT_COLUMNS, SqlChain, unchained
 from storage.database import AnySelect
 from storage.records import AccountState, AuditReport, ChainedEntry, Deviation, LedgerSnapshot
-from storage.tables import accounts, leases, ledger, ledger_chain, ledger_heads, prices
+from storage.tables import BIGINT, accounts, leases, ledger, ledger_chain, ledger_heads, prices, purses
 
 PAGE_ROWS = 1_000
 """Entries read at a time: hashing them takes a few milliseconds, in which nothing else runs."""
+_RECENT_US = 2 * 86_400 * 1_000_000
+"""Purses whose period has been over for longer are left to the full audit."""
 
 
 class SqlAudits(SqlChain):
@@ -32,6 +34,8 @@ class SqlAudits(SqlChain):
         for *account, net in await self._db.listed(_unbalanced(below)):
             found += account_deviations(AccountRow(*account), net)
         found += map(_lease_bounds, await self._db.listed(_out_of_bounds(leases.c.state == "active")))
+        recent = or_(purses.c.ends_us.is_(None), purses.c.ends_us > self._db.now_us() - literal(_RECENT_US, BIGINT))
+        found += map(_purse, await self._db.listed(_wrong_purses(recent)))
         return found
 
     async def audit(self) -> AuditReport:
@@ -145,8 +149,11 @@ async def _leases(connection: AsyncConnection, walk: Walk) -> None:
     charged = func.coalesce(charges.c.charged, 0)
     spent = select(leases.c.account_id, leases.c.id, charged, leases.c.spent)
     both = spent.select_from(leases.outerjoin(charges, charges.c.lease_id == leases.c.id))
+    both = both.where(leases.c.account_id.in_(select(accounts.c.id)))  # the ledger knows nothing of purses
     for account_id, lease_id, most, found in await connection.execute(both.where(leases.c.spent > charged)):
         walk.findings.add(Deviation("lease_spent", account_id, lease_id, f"{most} at most", str(found)))
+    for row in await connection.execute(_wrong_purses()):
+        walk.findings.add(_purse(row))
 
 
 def _unbalanced(below: int) -> AnySelect:
@@ -182,6 +189,19 @@ def _held() -> Any:
 def _out_of_bounds(*which: ColumnElement[bool]) -> AnySelect:
     wrong = or_(leases.c.spent < 0, leases.c.spent > leases.c.granted)
     return select(leases.c.account_id, leases.c.id, leases.c.granted, leases.c.spent).where(wrong, *which)
+
+
+def _wrong_purses(*which: ColumnElement[bool]) -> AnySelect:
+    active = (leases.c.account_id == purses.c.id) & (leases.c.state == "active")
+    granted = select(_total(leases.c.granted)).where(active).scalar_subquery()
+    has = purses.c.available + purses.c.spent + granted
+    wrong = select(purses.c.id, purses.c.amount, has).where(has != purses.c.amount, *which)
+    return wrong.order_by(purses.c.id)
+
+
+def _purse(row: Sequence[Any]) -> Deviation:
+    purse_id, amount, has = row
+    return Deviation("purse", purse_id, "", str(amount), str(has))
 
 
 def _lease_bounds(row: Sequence[Any]) -> Deviation:

@@ -35,6 +35,7 @@ from storage.records import (
     Once,
     Payment,
     Price,
+    Purse,
     RateAsk,
     RateShare,
     Refund,
@@ -171,7 +172,9 @@ class AccountStore(Protocol):
         order."""
         ...
 
-    async def balance(self, account_id: str) -> Balance | None: ...
+    async def balance(self, account_id: str) -> Balance | None:
+        """What an account or a purse has; None when there is no such."""
+        ...
 
 
 class KeyStore(Protocol):
@@ -357,8 +360,27 @@ class PaymentStore(Protocol):
         ...
 
 
+class PurseStore(Protocol):
+    """What limits on spend and concurrency allow, period by period. Periods go by the database's clock."""
+
+    async def purse(self, limit_id: str) -> Purse:
+        """The purse of the limit's present period, made if need be, its amount brought to the limit's.
+
+        Missing when there is no such limit. Safe to repeat.
+        """
+        ...
+
+    async def used(self, limit_ids: Sequence[str]) -> dict[str, int]:
+        """By limit, what is used of the present period: nanodollars that were charged, or slots that cores have.
+
+        Limits that nobody has used yet are left out.
+        """
+        ...
+
+
 class LeaseStore(Protocol):
-    """Money that cores may spend. Expiry goes by the database's clock."""
+    """Money that cores may spend: of accounts, and of purses, whose ids go where an account's does. Expiry goes by the
+    database's clock."""
 
     async def register_core(self, core_id: str) -> None:
         """Enter a core that just started. On SQLite (one core at a time) every lease of an earlier core is
@@ -465,6 +487,7 @@ class Store(
     UsageStore,
     LeaseStore,
     RateStore,
+    PurseStore,
     AuditStore,
     IdempotencyStore,
     Protocol,

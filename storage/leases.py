@@ -1,18 +1,31 @@
-"""Leases: money moved out of accounts for one core to spend, and back.
+"""Leases: money moved out of accounts for one core to spend, and back; likewise what purses allow.
 
-Rows are always locked in one order, leases by id and then accounts by id, so that transactions of many cores
-wait for one another rather than in a circle.
+Rows are always locked in one order, leases by id and then accounts by id and purses by id, so that transactions of
+many cores wait for one another rather than in a circle.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, bindparam, func, literal, select, true, update
+from typing import Any
+
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Table,
+    Update,
+    bindparam,
+    func,
+    literal,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import AnyRow, AnySelect, Conflict, OverDatabase
 from storage.interfaces import Missing, StoreError
-from storage.records import Lease
-from storage.tables import BIGINT, accounts, cores, leases
+from storage.records import Lease, is_purse
+from storage.tables import BIGINT, accounts, cores, leases, purses
 
 CLOSE_LIMIT = 256
 """Leases closed by one transaction at most."""
@@ -111,7 +124,7 @@ class SqlLeases(OverDatabase):
             if amount_nano_usd > free:
                 raise StoreError(f"lease {lease_id!r} has {free} unspent, not {amount_nano_usd}")
             changed = await _grant(connection, lease, -amount_nano_usd)
-            await _return(connection, {lease.account_id: amount_nano_usd})
+            await _return(connection, {lease.account_id: (amount_nano_usd, 0)})
             return changed
 
         return await self._db.write(work)
@@ -162,24 +175,28 @@ class SqlLeases(OverDatabase):
     async def _take(
         self, connection: AsyncConnection, account_id: str, want: int, chunk: int, ttl_us: int
     ) -> int | None:
-        """Take money from an account, a chunk where it has plenty; how much, None when it cannot pay `want`."""
-        spendable = accounts.c.available + accounts.c.credit_limit
+        """Take money from an account or a purse, a chunk where it has plenty; how much, None when it cannot pay
+        `want`."""
+        owners: Table = accounts
+        spendable: ColumnElement[int] = accounts.c.available + accounts.c.credit_limit
+        own: ColumnElement[bool] = (accounts.c.id == account_id) & (accounts.c.kind != "house")
+        if is_purse(account_id):
+            owners, spendable, own = purses, purses.c.available, purses.c.id == account_id
         since_us = self._db.now_us() - literal(ttl_us, BIGINT)
         live = select(func.count()).select_from(cores).where(cores.c.heartbeat_us > since_us)
         floor = literal(4 * chunk, BIGINT)
         plenty = (spendable >= floor) & (spendable >= floor * live.scalar_subquery())
         for amount, condition in ((max(want, chunk), plenty), (want, true())):
             taken = (
-                update(accounts)
-                .where(accounts.c.id == account_id, accounts.c.kind != "house")
+                update(owners)
+                .where(own)
                 .where(spendable >= amount, condition)
-                .values(available=accounts.c.available - amount)
-                .returning(accounts.c.id)
+                .values(available=owners.c.available - amount)
+                .returning(owners.c.id)
             )
             if (await connection.execute(taken)).first() is not None:
                 return amount
-        known = select(accounts.c.id).where(accounts.c.id == account_id, accounts.c.kind != "house")
-        if (await connection.execute(known)).first() is None:
+        if (await connection.execute(select(owners.c.id).where(own))).first() is None:
             raise Missing(f"there is no account {account_id!r}")
         return None
 
@@ -245,25 +262,35 @@ async def _close(connection: AsyncConnection, which: ColumnElement[bool], *, ski
         update(leases)
         .where(leases.c.id.in_(ids))
         .values(state="closed")
-        .returning(leases.c.account_id, leases.c.granted - leases.c.spent)
+        .returning(leases.c.account_id, leases.c.granted - leases.c.spent, leases.c.spent)
     )
-    unspent: dict[str, int] = {}
-    for account_id, amount in await connection.execute(closed) if ids else ():
-        unspent[account_id] = unspent.get(account_id, 0) + amount
-    await _return(connection, unspent)
+    left: dict[str, tuple[int, int]] = {}
+    for owner_id, unspent, spent in await connection.execute(closed) if ids else ():
+        before = left.get(owner_id, (0, 0))
+        left[owner_id] = (before[0] + unspent, before[1] + spent)
+    await _return(connection, left)
     return len(ids)
 
 
-async def _return(connection: AsyncConnection, amounts: dict[str, int]) -> None:
-    """Add to what accounts have available, in the order of their ids."""
-    returned = (
-        update(accounts)
-        .where(accounts.c.id == bindparam("account"))
-        .values(available=accounts.c.available + bindparam("amount", type_=BIGINT))
-    )
-    rows = [{"account": account_id, "amount": amount} for account_id, amount in sorted(amounts.items()) if amount]
-    if rows:
-        await connection.execute(returned, rows)
+async def _return(connection: AsyncConnection, amounts: dict[str, tuple[int, int]]) -> None:
+    """Add what is unspent to what accounts and purses have available, and to the latter what closed leases spent."""
+    accounts_get: list[dict[str, Any]] = []
+    purses_get: list[dict[str, Any]] = []
+    for owner_id, (amount, spent) in sorted(amounts.items()):
+        if is_purse(owner_id):
+            purses_get.append({"owner": owner_id, "amount": amount, "add_spent": spent})
+        elif amount:
+            accounts_get.append({"owner": owner_id, "amount": amount})
+    if accounts_get:
+        await connection.execute(_returned(accounts), accounts_get)
+    if purses_get:
+        spent_too = {"spent": purses.c.spent + bindparam("add_spent", type_=BIGINT)}
+        await connection.execute(_returned(purses).values(**spent_too), purses_get)
+
+
+def _returned(owners: Table) -> Update:
+    amount: BindParameter[int] = bindparam("amount", type_=BIGINT)
+    return update(owners).where(owners.c.id == bindparam("owner")).values(available=owners.c.available + amount)
 
 
 def _refuse_negative(*amounts: int) -> None:

@@ -12,7 +12,16 @@ from sqlalchemy.dialects.postgresql import asyncpg as dialects
 
 from storage.records import Charge, Settlement
 from storage.settle_statements import CommitFailed, SettleStatements, known_refs, sql
-from storage.settlement import HeldLease, Plan, changed_before, late_accounts, plan, unknown
+from storage.settlement import (
+    HeldLease,
+    Plan,
+    changed_before,
+    late_accounts,
+    late_purses,
+    named_leases,
+    plan,
+    unknown,
+)
 
 DRIVER_FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """What asyncpg raises: for the server, for itself, for a state it did not expect, and for the network."""
@@ -49,12 +58,14 @@ class SettleTransaction:
         found = await connection.fetchrow(self._now_and_known, [row.request_id for row in batch])
         now_us, known = found
         fresh = unknown(batch, set(known))
-        named = {row.lease_id for row in fresh if row.lease_id is not None}
-        locked = await connection.fetch(self._sql.leases, list(named)) if named else []
+        named = named_leases(fresh)
+        locked = await connection.fetch(self._sql.leases, named) if named else []
         held = {id_: HeldLease(account, free, active) for id_, account, free, active in locked}
         late = late_accounts(fresh, held)
         spendable = dict(await connection.fetch(self._sql.accounts, late)) if late else {}
-        planned = plan(fresh, held, spendable, now_us)
+        gone = late_purses(fresh, held)
+        purses = dict(await connection.fetch(self._sql.purses, gone)) if gone else {}
+        planned = plan(fresh, held, spendable, purses, now_us)
         if known:
             kept = {ref: Charge(*charge) for ref, *charge in await connection.fetch(self._sql.kept, known)}
             planned.changed.update(changed_before(batch, kept))
@@ -67,4 +78,7 @@ class SettleTransaction:
         if planned.taken:
             taken = [(amount, id_) for id_, amount in planned.taken.items()]
             await connection.executemany(self._sql.charge, taken)
+        if planned.taken_of_purses:
+            given = [(amount, amount, id_) for id_, amount in planned.taken_of_purses.items()]
+            await connection.executemany(self._sql.charge_purse, given)
         await connection.executemany(self._sql.insert, planned.rows)

@@ -20,6 +20,7 @@ DeviationKind = Literal[
     "house_balance",
     "lease_bounds",
     "lease_spent",
+    "purse",
     "unknown_account",
     "unknown_price",
     "chain_hash",
@@ -34,6 +35,7 @@ overdrawn        available is below the credit limit
 house_balance    a house account has money available or held by leases
 lease_bounds     a lease has spent less than 0 or more than was granted
 lease_spent      a lease has spent more than the ledger's entries of it
+purse            what a limit's period has available, leased and spent is not its amount
 unknown_account  an entry names an account that does not exist
 unknown_price    the charge of a request names no price that exists
 chain_hash       an entry, or its place in the chain, was changed
@@ -121,6 +123,26 @@ class RateShare(msgspec.Struct, frozen=True):
     slice: int
     into_us: int
     used: Mapping[int, int]
+
+
+PURSE_PREFIX = "purse_"
+"""What ids of purses begin with, and no other id."""
+
+
+def is_purse(owner_id: str) -> bool:
+    """Whether the owner of a lease is a purse; else it is an account."""
+    return owner_id.startswith(PURSE_PREFIX)
+
+
+@dataclass(frozen=True, slots=True)
+class Purse:
+    """What a limit allows in its present period, which is over in `left_us` (None: never) and then at `ends_us`."""
+
+    id: str
+    limit_id: str
+    amount: int
+    ends_us: int | None
+    left_us: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +317,8 @@ class Refund:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """Money moved out of `accounts.available` that one core may spend.
+    """Money moved out of `accounts.available` that one core may spend; or, `account_id` being a purse's, what that
+    core may use of a limit.
 
     `seq` numbers the lease's changes of `granted` (grant, extension, give-back) so that a change whose
     commit is unknown can be repeated without doing it twice.
@@ -318,10 +341,11 @@ class Charge:
 
 
 class Settlement(msgspec.Struct, frozen=True, gc=False):
-    """What a finished request costs: one ledger row, and the same amount spent from its lease.
+    """What a finished request costs: one ledger row, and the same amount spent from its lease and from each budget.
 
     `lease_id` is None when nothing was held (a free model, or a request refused after admission):
-    then the amount is 0. `finished_us` is the core's clock, for information.
+    then the amount is 0. `budgets` are (lease id, purse id) of the spend limits that the amount was held from too;
+    the ledger does not keep them.
     """
 
     request_id: str
@@ -348,6 +372,7 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     ttft_ms: int | None
     duration_ms: int
     core_id: str
+    budgets: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,8 +401,9 @@ class UsageRecord:
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """Something that does not add up. `subject` is the id of the lease or entry at fault, empty where it is the
-    account; `expected` and `found` are amounts in nanodollars, hashes in hexadecimal, or words."""
+    """Something that does not add up. `account_id` may be a purse's; `subject` is the id of the lease or entry at
+    fault, empty where it is the account; `expected` and `found` are amounts in nanodollars, hashes in hexadecimal, or
+    words."""
 
     kind: DeviationKind
     account_id: str

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 
 from storage.settlement import ROW_COLUMNS
-from storage.tables import accounts, leases, ledger
+from storage.tables import accounts, leases, ledger, purses
 
 Among = Callable[[ColumnElement[Any]], ColumnElement[bool]]
 """Says "this column is among the one parameter, a list named ids", as its database can."""
@@ -50,13 +50,20 @@ class SettleStatements:
         # Accounts that pay late, locked likewise. (ids) → (id, spendable)
         late = select(accounts.c.id, spendable).where(among(accounts.c.id))
         self.accounts = sql(dialect, late.order_by(accounts.c.id).with_for_update(), "ids")
-        # (amount, lease id, id of its account)
+        # Purses that give late, locked likewise. (ids) → (id, available)
+        purse = select(purses.c.id, purses.c.available).where(among(purses.c.id))
+        self.purses = sql(dialect, purse.order_by(purses.c.id).with_for_update(), "ids")
+        # (amount, lease id, id of its account or purse)
         spend = update(leases).values(spent=leases.c.spent + amount)
         own = (leases.c.id == bindparam("lease"), leases.c.account_id == bindparam("account"), active)
         self.spend = sql(dialect, spend.where(*own), "amount", "lease", "account")
         # (amount, account id)
         charge = update(accounts).values(available=accounts.c.available - amount)
         self.charge = sql(dialect, charge.where(accounts.c.id == bindparam("account")), "amount", "account")
+        # (amount, the same amount, purse id)
+        taken = {"available": purses.c.available - amount, "spent": purses.c.spent + bindparam("same")}
+        purse_taken = update(purses).values(taken).where(purses.c.id == bindparam("purse"))
+        self.charge_purse = sql(dialect, purse_taken, "amount", "same", "purse")
         # (a planned row)
         row: dict[str, BindParameter[Any]] = {name: bindparam(name) for name in ROW_COLUMNS}
         self.insert = sql(dialect, insert(ledger).values(row).inline(), *ROW_COLUMNS)

@@ -60,7 +60,7 @@ _request_fields = attrgetter(*REQUEST_FIELDS)
 
 @dataclass(frozen=True, slots=True)
 class HeldLease:
-    """A lease as read under its lock: whose money, and how much of it is unspent."""
+    """A lease as read under its lock: whose money (an account's or a purse's id), and how much of it is unspent."""
 
     account_id: str
     free_nano_usd: int
@@ -69,15 +69,16 @@ class HeldLease:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The writes of a batch: rows in the order of `ROW_COLUMNS`, additions to leases, takings from accounts.
+    """The writes of a batch: rows in the order of `ROW_COLUMNS`, additions to leases, takings from accounts and purses.
 
-    A lease is named by its id and its account's. `changed` are the charges, by request id, that are not what their
+    A lease is named by its id and its owner's. `changed` are the charges, by request id, that are not what their
     settlement says.
     """
 
     rows: list[tuple[Any, ...]]
     spent: dict[tuple[str, str], int]
     taken: dict[str, int]
+    taken_of_purses: dict[str, int]
     changed: dict[str, Charge]
 
 
@@ -101,30 +102,55 @@ def late_accounts(batch: Iterable[Settlement], leases: Mapping[str, HeldLease]) 
     )
 
 
+def late_purses(batch: Iterable[Settlement], leases: Mapping[str, HeldLease]) -> list[str]:
+    """Purses that must give themselves, because their lease is no more; sorted, to be locked in that order."""
+    named = {budget for settlement in batch for budget in settlement.budgets}
+    return sorted({purse_id for lease_id, purse_id in named if not _is_of(leases.get(lease_id), purse_id)})
+
+
+def named_leases(batch: Iterable[Settlement]) -> list[str]:
+    """All leases that a batch names."""
+    named = {settlement.lease_id for settlement in batch if settlement.lease_id is not None}
+    return list(named.union(*([lease_id for lease_id, _ in settlement.budgets] for settlement in batch)))
+
+
 def plan(
     batch: Sequence[Settlement],
     leases: Mapping[str, HeldLease],
     spendable: Mapping[str, int],
+    purses: Mapping[str, int],
     now_us: int,
 ) -> Plan:
-    """Charge each settlement to its active lease, else to its account, never more than is there.
+    """Charge each settlement to its active lease, else to its account, never more than is there; and the same amount,
+    so never more than the least of them has, to the lease of each budget, else to its purse.
 
-    `spendable` is what the late accounts can pay (available and credit limit). What cannot be charged is added
-    to the row's shortfall. A charge without a lease is a bug of the core: nothing was held, nothing is taken.
+    `spendable` is what the late accounts can pay (available and credit limit), `purses` what the late purses have;
+    one that is gone binds nobody. What cannot be charged is added to the row's shortfall. A charge without a lease is
+    a bug of the core: nothing was held, nothing is taken.
     """
     free = {(lease_id, lease.account_id): lease.free_nano_usd for lease_id, lease in leases.items()}
-    left = dict(spendable)
-    done = Plan([], {}, {}, {})
+    left, left_of_purses = dict(spendable), dict(purses)
+    done = Plan([], {}, {}, {}, {})
     for settlement in batch:
         lease_id, amount = settlement.lease_id, settlement.amount_nano_usd
+        for budget in settlement.budgets:
+            if _is_of(leases.get(budget[0]), budget[1]):
+                amount = min(amount, max(0, free[budget]))
+            else:
+                amount = min(amount, max(0, left_of_purses.get(budget[1], amount)))
         if lease_id is None:
             charged = 0
         elif _covers(leases.get(lease_id), settlement):
             charged = _take(amount, (lease_id, settlement.account_id), free, done.spent)
         else:
             charged = _take(amount, settlement.account_id, left, done.taken)
-        shortfall = settlement.shortfall_nano_usd + amount - charged
-        if charged != amount:
+        for budget in settlement.budgets:
+            if _is_of(leases.get(budget[0]), budget[1]):
+                _take(charged, budget, free, done.spent)
+            else:
+                _take(charged, budget[1], left_of_purses, done.taken_of_purses)
+        shortfall = settlement.shortfall_nano_usd + settlement.amount_nano_usd - charged
+        if charged != settlement.amount_nano_usd:
             done.changed[settlement.request_id] = Charge(charged, shortfall)
         account_id = settlement.account_id
         head = (settlement.request_id, "usage", now_us, account_id, HOUSE_USAGE, charged, shortfall, "")
@@ -148,11 +174,18 @@ def foreseen(batch: Sequence[Settlement], now_us: int) -> Plan | None:
     None when the batch itself says that something is not.
     """
     leases = {row.lease_id: HeldLease(row.account_id, _INT64_MAX, True) for row in batch if row.lease_id is not None}
-    return None if late_accounts(batch, leases) else plan(batch, leases, {}, now_us)
+    for row in batch:
+        for lease_id, purse_id in row.budgets:
+            leases[lease_id] = HeldLease(purse_id, _INT64_MAX, True)
+    return None if late_accounts(batch, leases) else plan(batch, leases, {}, {}, now_us)
 
 
 def _covers(lease: HeldLease | None, settlement: Settlement) -> bool:
     return lease is not None and lease.active and lease.account_id == settlement.account_id
+
+
+def _is_of(lease: HeldLease | None, purse_id: str) -> bool:
+    return lease is not None and lease.active and lease.account_id == purse_id
 
 
 def _take(amount: int, source: K, left: dict[K, int], taken: dict[K, int]) -> int:

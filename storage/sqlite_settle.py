@@ -16,7 +16,17 @@ from sqlalchemy.dialects import sqlite
 
 from storage.records import Charge, Settlement
 from storage.settle_statements import CommitFailed, SettleStatements
-from storage.settlement import HeldLease, Plan, changed_before, foreseen, late_accounts, plan, unknown
+from storage.settlement import (
+    HeldLease,
+    Plan,
+    changed_before,
+    foreseen,
+    late_accounts,
+    late_purses,
+    named_leases,
+    plan,
+    unknown,
+)
 
 
 class SettleTransaction:
@@ -62,12 +72,13 @@ class SettleTransaction:
         found = connection.execute(self._sql.kept, _ids({row.request_id for row in batch}))
         kept = {ref: Charge(amount, shortfall) for ref, amount, shortfall in found}
         fresh = unknown(batch, kept)
-        named = {row.lease_id for row in fresh if row.lease_id is not None}
-        found = connection.execute(self._sql.leases, _ids(named))
+        found = connection.execute(self._sql.leases, _ids(named_leases(fresh)))
         held = {id_: HeldLease(account, free, bool(active)) for id_, account, free, active in found}
         late = late_accounts(fresh, held)
         spendable = dict(connection.execute(self._sql.accounts, _ids(late)).fetchall()) if late else {}
-        planned = plan(fresh, held, spendable, now_us)
+        gone = late_purses(fresh, held)
+        purses = dict(connection.execute(self._sql.purses, _ids(gone)).fetchall()) if gone else {}
+        planned = plan(fresh, held, spendable, purses, now_us)
         planned.changed.update(changed_before(batch, kept))
         return planned
 
@@ -78,6 +89,9 @@ class SettleTransaction:
             return False
         if planned.taken:
             connection.executemany(self._sql.charge, [(amount, id_) for id_, amount in planned.taken.items()])
+        if planned.taken_of_purses:
+            taken = [(amount, amount, id_) for id_, amount in planned.taken_of_purses.items()]
+            connection.executemany(self._sql.charge_purse, taken)
         connection.executemany(self._sql.insert, planned.rows)
         return True
 

@@ -20,6 +20,7 @@ from storage.limits import SqlLimits
 from storage.migrate import refuse_outdated
 from storage.payments import SqlPayments
 from storage.postgres import PostgresDatabase
+from storage.purses import SqlPurses
 from storage.rates import SqlRates
 from storage.refunds import SqlRefunds
 from storage.sqlite import SqliteDatabase
@@ -42,6 +43,7 @@ class SqlStore(
     SqlUsage,
     SqlLeases,
     SqlRates,
+    SqlPurses,
     SqlAudits,
     SqlIdempotency,
 ):

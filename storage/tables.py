@@ -75,7 +75,8 @@ leases = Table(
     "leases",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("account_id", Text, ForeignKey("accounts.id"), nullable=False),
+    # Whose money it is: an account's id or a purse's, see `storage.purses`.
+    Column("account_id", Text, nullable=False),
     Column("core_id", Text, ForeignKey("cores.id"), nullable=False),
     Column("granted", BIGINT, nullable=False),
     Column("spent", BIGINT, nullable=False),
@@ -89,6 +90,24 @@ leases = Table(
     Index("ix_leases_account", "account_id", postgresql_where=_ACTIVE, sqlite_where=_ACTIVE),
     Index("ix_leases_core", "core_id", postgresql_where=_ACTIVE, sqlite_where=_ACTIVE),
     Index("ix_leases_expires", "expires_us", postgresql_where=_ACTIVE, sqlite_where=_ACTIVE),
+    sqlite_strict=True,
+)
+
+# What a limit on spend or concurrency leaves to its period: see `storage.purses`. Without a foreign key: limits are
+# deleted. `spent` is what charges took of it less what was given back, but for charges that active leases know of.
+purses = Table(
+    "purses",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("limit_id", Text, nullable=False),
+    Column("starts_us", BIGINT, nullable=False),
+    Column("ends_us", BIGINT),
+    Column("amount", BIGINT, nullable=False),
+    # Below 0 when the amount was lowered to less than is spent and leased.
+    Column("available", BIGINT, nullable=False),
+    Column("spent", BIGINT, nullable=False),
+    CheckConstraint("amount >= 0", name="ck_purses_amount"),
+    Index("ix_purses_limit", "limit_id", "starts_us"),
     sqlite_strict=True,
 )
 

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import TypeVar
 
 import msgspec
 
-from core.call import Policy
+from core.call import Caller, Policy
 from core.catalog import Model
 from core.chat.envelope import Envelope
-from core.errors import InsufficientBalance, RequestTooLarge, ServiceUnavailable
+from core.errors import (
+    BudgetExceeded,
+    InsufficientBalance,
+    RateLimited,
+    RequestTooLarge,
+    ServiceUnavailable,
+    WorldRouterError,
+)
 from core.money.escrow import Escrow, Hold, OutOfFunds
+from core.money.funds import Chain, Funds, OverLimit
 from core.money.ledger import LedgerWriter
+from core.money.limit_texts import budget_text, owner_text, renewal_text
 from core.money.meter import Estimate
 from core.money.pricing import affordable_output_tokens, hold_nano_usd, usd_text
 from core.money.ratios import TextRatios
 from core.rates.rates import Passed, Rates
+from storage.records import Limit
+
+T = TypeVar("T")
 
 MIN_LOWERED_TOKENS = 1_024
 """An output limit that the caller did not set is lowered to what the balance can pay, but not below this."""
@@ -23,16 +37,21 @@ MIN_LOWERED_TOKENS = 1_024
 EXPECTED_OUTPUT_TOKENS = 512
 """What a request without an output limit is expected to write, as far as tokens per minute are concerned."""
 
+MAX_LOWERINGS = 16
+"""How often the limit is lowered for one request: once for each budget that is smaller than the one before."""
+
 SLACK_TOKENS = 4_096
 """What a provider may count beyond the bytes of a request: templates, hidden instructions."""
 
 
 class Reserved(msgspec.Struct, frozen=True):
-    """A hold (None for a free model), what it was sized by, and the output limit if it had to be lowered."""
+    """A hold (None for a free model), what it was sized by, the output limit if it had to be lowered, and the hold
+    with those of the limits that bind the caller (None: there are none)."""
 
     hold: Hold | None
     estimate: Estimate
     lowered: int | None = None
+    chain: Chain | None = None
 
 
 class Admission:
@@ -41,6 +60,7 @@ class Admission:
     def __init__(
         self,
         escrow: Escrow,
+        funds: Funds,
         ledger: LedgerWriter,
         ratios: TextRatios,
         rates: Rates,
@@ -50,6 +70,7 @@ class Admission:
         max_body_bytes: int = 10 << 20,
     ) -> None:
         self._escrow = escrow
+        self._funds = funds
         self._ledger = ledger
         self._ratios = ratios
         self._rates = rates
@@ -74,11 +95,12 @@ class Admission:
         if not self._ledger.healthy:
             raise ServiceUnavailable("The ledger's database does not answer.", retry_after_s=1)
 
-    async def reserve(self, account_id: str, envelope: Envelope, model: Model) -> Reserved:
-        """Hold what the request can cost at most.
+    async def reserve(self, caller: Caller, envelope: Envelope, model: Model) -> Reserved:
+        """Hold what the request can cost at most, of the payer and of every limit that binds the caller.
 
-        InsufficientBalance when the account cannot pay; where the caller set no output limit, the limit is first
-        lowered to what it can pay. A limit beyond what the model can write is lowered to that.
+        InsufficientBalance when the account cannot pay, BudgetExceeded when a limit on spend cannot; where the caller
+        set no output limit, the limit is first lowered to what they can pay. RateLimited when as many requests run as
+        may. A limit beyond what the model can write is lowered to that.
         """
         ratio = self._ratios.of(model.id)
         input_tokens = int(envelope.text_bytes / ratio.low) + envelope.media * model.max_image_tokens + 1
@@ -91,20 +113,18 @@ class Admission:
             most_input_tokens=envelope.body_bytes + envelope.media * model.max_image_tokens + SLACK_TOKENS,
             most_output_tokens=2 * envelope.choices * most + SLACK_TOKENS,
         )
-        try:
-            return Reserved(await self._hold(account_id, model, estimate), estimate, capped)
-        except OutOfFunds as funds:
-            affordable = affordable_output_tokens(
-                model.price, nano_usd=funds.payable_nano_usd, input_tokens=input_tokens
-            )
-            lowered = affordable // envelope.choices
-            if envelope.max_output is not None or lowered < MIN_LOWERED_TOKENS:
-                raise self._insufficient(model, estimate, funds, affordable) from None
-        estimate = msgspec.structs.replace(estimate, output_tokens=envelope.choices * lowered)
-        try:
-            return Reserved(await self._hold(account_id, model, estimate), estimate, lowered)
-        except OutOfFunds as funds:
-            raise self._insufficient(model, estimate, funds, 0) from None
+        lowered, left = capped, MAX_LOWERINGS
+        while True:
+            try:
+                return await self._hold(caller, model, estimate, lowered)
+            except OutOfFunds as funds:
+                affordable = affordable_output_tokens(
+                    model.price, nano_usd=funds.payable_nano_usd, input_tokens=input_tokens
+                )
+                lowered, left = affordable // envelope.choices, left - 1
+                if envelope.max_output is not None or lowered < MIN_LOWERED_TOKENS or left < 0:
+                    raise self._refusal(model, estimate, funds, affordable) from None
+            estimate = msgspec.structs.replace(estimate, output_tokens=envelope.choices * lowered)
 
     async def count(self, policy: Policy, key_id: str | None, envelope: Envelope, model: Model) -> Passed | None:
         """Count a request in its limits per minute, before any money is held; None if it has none.
@@ -121,32 +141,53 @@ class Admission:
             expected = least
         return await self._rates.admit(policy.limits, token_count=expected, least_token_count=least, key_id=key_id)
 
-    async def _hold(self, account_id: str, model: Model, estimate: Estimate) -> Hold | None:
+    async def _hold(self, caller: Caller, model: Model, estimate: Estimate, lowered: int | None) -> Reserved:
         amount = _amount(model, estimate)
+        if caller.policy is not None and caller.policy.limits:
+            chain = await self._chain(caller.payer_id, amount, caller.policy.limits)
+            return Reserved(chain.money, estimate, lowered, chain)
         if amount == 0:
-            return None
-        hold = self._escrow.try_hold(account_id, amount)
-        if hold is not None:
-            return hold
+            return Reserved(None, estimate, lowered)
+        hold = self._escrow.try_hold(caller.payer_id, amount)
+        if hold is None:
+            hold = await self._in_time(self._escrow.hold(caller.payer_id, amount))
+        return Reserved(hold, estimate, lowered)
+
+    async def _chain(self, payer_id: str, amount: int, limits: Sequence[Limit]) -> Chain:
+        chain = self._funds.try_hold(payer_id, amount, limits)
+        return chain if chain is not None else await self._in_time(self._funds.hold(payer_id, amount, limits))
+
+    async def _in_time(self, work: Coroutine[None, None, T]) -> T:
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._escrow.hold(account_id, amount)
+                return await work
         except TimeoutError:
             raise ServiceUnavailable("The ledger's database does not answer.", retry_after_s=1) from None
 
-    def _insufficient(
-        self, model: Model, estimate: Estimate, funds: OutOfFunds, affordable: int
-    ) -> InsufficientBalance:
+    def _refusal(self, model: Model, estimate: Estimate, funds: OutOfFunds, affordable: int) -> WorldRouterError:
+        if isinstance(funds, OverLimit) and funds.limit.measure == "concurrency":
+            return RateLimited(
+                f"{owner_text(funds.limit)} may run {funds.limit.amount} requests at once, and does.", retry_after_s=1
+            )
         needed = _amount(model, estimate)
         missing = needed - funds.payable_nano_usd
+        cost = f"this request may cost {usd_text(needed)} USD, {usd_text(missing)} USD more than is"
+        buys = f"which would buy {affordable} output tokens."
+        retry_after_s = 1 if funds.payable_nano_usd + funds.held_nano_usd >= needed else None
+        if isinstance(funds, OverLimit):
+            return BudgetExceeded(
+                f"{budget_text(funds.limit)} exceeded: {cost} left, {buys}{renewal_text(funds.purse)}",
+                missing_nano_usd=missing,
+                affordable_tokens=affordable,
+                retry_after_s=retry_after_s,
+            )
         where = f" Top up at {self._credits_url}." if self._credits_url else ""
         return InsufficientBalance(
-            f"Insufficient balance: this request may cost {usd_text(needed)} USD, {usd_text(missing)} USD more than "
-            f"is available, which would buy {affordable} output tokens.{where}",
+            f"Insufficient balance: {cost} available, {buys}{where}",
             missing_nano_usd=missing,
             affordable_tokens=affordable,
             credits_url=self._credits_url,
-            retry_after_s=1 if funds.payable_nano_usd + funds.held_nano_usd >= needed else None,
+            retry_after_s=retry_after_s,
         )
 
 

@@ -95,7 +95,7 @@ class Exchange:
         caller = self.call.caller
         if caller.policy is not None:
             self._passed = await pipeline.admission.count(caller.policy, caller.key_id, envelope, model)
-        reserved = await pipeline.admission.reserve(self.call.caller.payer_id, envelope, model)
+        reserved = await pipeline.admission.reserve(caller, envelope, model)
         self._lowered = reserved.lowered
         self._most_output = reserved.estimate.output_tokens
         self._meter = Meter(
@@ -107,6 +107,7 @@ class Exchange:
             escrow=pipeline.escrow,
             queue=pipeline.ledger,
             core_id=pipeline.core_id,
+            chain=reserved.chain,
         )
         self.dispatch = Dispatch(
             model,

@@ -5,6 +5,8 @@ lease that one request may spend; it lives in memory, so a crash leaves none beh
 that has enough free is plain arithmetic without an await; otherwise requests wait together for one change of the
 lease (single flight per account).
 
+What limits allow is leased from their purses all the same: where an account is named, it may be a purse.
+
 Free money goes back to the account when the account has been idle here for a while. A core that could not renew
 its leases for half their life stops admitting: by then another core's reaper may be about to close them.
 """
@@ -13,15 +15,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, TypeVar
 
 import msgspec
 
 from core.errors import ServiceUnavailable
 from storage.interfaces import AccountStore, LeaseStore, Missing, StoreError, StoreUnavailable
-from storage.records import Lease
+from storage.records import Lease, is_purse
 
 _log = logging.getLogger(__name__)
 
@@ -133,8 +137,9 @@ class Escrow:
 
     @property
     def held_nano_usd(self) -> int:
-        """The sum of all holds."""
-        return sum(account.lease.held for account in self._accounts.values() if account.lease is not None)
+        """The sum of all holds of accounts."""
+        known = self._accounts.values()
+        return sum(each.lease.held for each in known if each.lease is not None and not is_purse(each.id))
 
     def try_hold(self, account_id: str, amount_nano_usd: int) -> Hold | None:
         """A hold from the lease at hand, without waiting; None when it has not enough free.
@@ -237,6 +242,12 @@ class Escrow:
             elif account.lease.free > 0:
                 self._spawn(account, self._give_back)
 
+    def return_free(self, account_id: str, amount: int) -> None:
+        """Return free money of an account, at most this amount, though it is in use; unless its lease is changing."""
+        account = self._accounts.get(account_id)
+        if account is not None and not account.changing:
+            self._spawn(account, partial(self._give_back, most=amount))
+
     async def close(self) -> None:
         """Return everything, leases that nobody here knows among it.
 
@@ -334,7 +345,7 @@ class Escrow:
         """Whether the account could pay for it; None when the lease is closed."""
         chunk = self._settings.chunk_nano_usd
         try:
-            got = await _repeated(
+            got = await repeated(
                 lambda: self._store.extend(
                     lease_id=lease.id, seq=lease.seq + 1, want_nano_usd=want, chunk_nano_usd=chunk
                 )
@@ -349,7 +360,7 @@ class Escrow:
         lease_id, asked_s = self._new_lease_id(), self._clock()
         self._changing.add(lease_id)
         try:
-            got = await _repeated(
+            got = await repeated(
                 lambda: self._store.acquire(
                     lease_id=lease_id,
                     account_id=account_id,
@@ -366,9 +377,9 @@ class Escrow:
             raise StoreUnavailable(f"the answer that granted {lease_id} is too old")
         return got
 
-    async def _give_back(self, account: _Account) -> None:
+    async def _give_back(self, account: _Account, most: int = sys.maxsize) -> None:
         lease = account.lease
-        if lease is None or (amount := lease.free) <= 0:
+        if lease is None or (amount := min(lease.free, most)) <= 0:
             return
         lease.granted -= amount  # first, so that nobody takes a hold on it meanwhile
         try:
@@ -392,7 +403,7 @@ class Escrow:
             self._changing.discard(lease.id)
 
 
-async def _repeated(change: Callable[[], Awaitable[T]]) -> T:
+async def repeated(change: Callable[[], Awaitable[T]]) -> T:
     """Make a change of a lease, again if the store fails or its reply is lost: all of them are safe to repeat."""
     for pause_s in REPEAT_AFTER_S:
         try:

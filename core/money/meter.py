@@ -15,6 +15,7 @@ import msgspec
 from core.call import Call
 from core.catalog import Model
 from core.money.escrow import Escrow, Hold
+from core.money.funds import Chain
 from core.money.pricing import cost_nano_usd
 from core.money.usage import NO_TOKENS, TokenCounts
 from storage.records import Charge, Settlement
@@ -82,6 +83,7 @@ class Meter:
 
     __slots__ = (
         "_call",
+        "_chain",
         "_core_id",
         "_escrow",
         "_estimate",
@@ -105,8 +107,11 @@ class Meter:
         escrow: Escrow,
         queue: SettlementQueue,
         core_id: str,
+        chain: Chain | None = None,
     ) -> None:
+        """`chain` is the hold with those of the limits that bind the caller; None when there are none."""
         self._call = call
+        self._chain = chain
         self._model = model
         self._streamed = streamed
         self._hold = hold
@@ -137,7 +142,10 @@ class Meter:
 
     def on_commit(self, charged: Charge | None) -> None:
         """The settlement is durable; `charged` if that is not what it says."""
-        if self._hold is not None:
+        if self._chain is not None:
+            asked_nano_usd = self.settlement.amount_nano_usd if self.settlement is not None else 0
+            self._chain.settled(0 if charged is None else asked_nano_usd - charged.amount_nano_usd)
+        elif self._hold is not None:
             self._escrow.settled(self._hold)
         if charged is not None and (asked := self.settlement) is not None:
             self.settlement = msgspec.structs.replace(
@@ -148,18 +156,26 @@ class Meter:
 
     def on_void(self, instead: Settlement) -> None:
         """The settlement was given up: its money is free again."""
-        if self._hold is not None and self.settlement is not None:
-            self._escrow.refund(self._hold, self.settlement.amount_nano_usd)
+        if self.settlement is not None:
+            if self._chain is not None:
+                self._chain.refund(self.settlement.amount_nano_usd)
+            elif self._hold is not None:
+                self._escrow.refund(self._hold, self.settlement.amount_nano_usd)
         self.settlement = instead
 
     def _charge(self, tokens: TokenCounts) -> tuple[int, int]:
         cost = cost_nano_usd(self._model.price, tokens)
+        if self._chain is not None:
+            self._chain.release_slots()
         if self._hold is None:
             return 0, cost
         beyond = 0
         if self._estimate.is_absurd(tokens):
             beyond = max(cost - self._hold.amount_nano_usd, 0)
-        charge, shortfall = self._escrow.charge(self._hold, cost - beyond)
+        if self._chain is not None:
+            charge, shortfall = self._chain.charge(cost - beyond)
+        else:
+            charge, shortfall = self._escrow.charge(self._hold, cost - beyond)
         return charge, shortfall + beyond
 
     def _settlement(self, outcome: Outcome, tokens: TokenCounts, charge: int, shortfall: int) -> Settlement:
@@ -188,4 +204,5 @@ class Meter:
             ttft_ms=outcome.ttft_ms,
             duration_ms=outcome.duration_ms,
             core_id=self._core_id,
+            budgets=self._chain.named if self._chain is not None else (),
         )
