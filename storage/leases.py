@@ -278,19 +278,19 @@ async def _return(connection: AsyncConnection, amounts: dict[str, tuple[int, int
     purses_get: list[dict[str, Any]] = []
     for owner_id, (amount, spent) in sorted(amounts.items()):
         if is_purse(owner_id):
-            purses_get.append({"owner": owner_id, "amount": amount, "add_spent": spent})
+            purses_get.append({"owner": owner_id, "unspent": amount, "by_leases": spent})
         elif amount:
-            accounts_get.append({"owner": owner_id, "amount": amount})
+            accounts_get.append({"owner": owner_id, "unspent": amount})
     if accounts_get:
         await connection.execute(_returned(accounts), accounts_get)
     if purses_get:
-        spent_too = {"spent": purses.c.spent + bindparam("add_spent", type_=BIGINT)}
+        spent_too = {"spent": purses.c.spent + bindparam("by_leases", type_=BIGINT)}
         await connection.execute(_returned(purses).values(**spent_too), purses_get)
 
 
 def _returned(owners: Table) -> Update:
-    amount: BindParameter[int] = bindparam("amount", type_=BIGINT)
-    return update(owners).where(owners.c.id == bindparam("owner")).values(available=owners.c.available + amount)
+    unspent: BindParameter[int] = bindparam("unspent", type_=BIGINT)
+    return update(owners).where(owners.c.id == bindparam("owner")).values(available=owners.c.available + unspent)
 
 
 def _refuse_negative(*amounts: int) -> None:

@@ -28,6 +28,8 @@ PURE = frozenset(
         "core.chat.envelope",
         "core.money.auditor",
         "core.money.escrow",
+        "core.money.funds",
+        "core.money.limit_texts",
         "core.chat.exchange",
         "core.money.ledger",
         "core.money.meter",

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -239,14 +238,18 @@ class Escrow:
                 del self._accounts[account.id]
             elif account.lease.held == 0 and account.lease.unsettled == 0:
                 self._spawn(account, self._close)
-            elif account.lease.free > 0:
-                self._spawn(account, self._give_back)
+            else:
+                self.return_free(account.id, account.lease.free)
 
     def return_free(self, account_id: str, amount: int) -> None:
         """Return free money of an account, at most this amount, though it is in use; unless its lease is changing."""
         account = self._accounts.get(account_id)
-        if account is not None and not account.changing:
-            self._spawn(account, partial(self._give_back, most=amount))
+        if account is None or account.lease is None or account.changing:
+            return
+        lease, amount = account.lease, min(account.lease.free, amount)
+        if amount > 0:
+            lease.granted -= amount  # at once, so that nobody takes a hold on it meanwhile
+            self._spawn(account, partial(self._give_back, lease=lease, amount=amount))
 
     async def close(self) -> None:
         """Return everything, leases that nobody here knows among it.
@@ -377,11 +380,7 @@ class Escrow:
             raise StoreUnavailable(f"the answer that granted {lease_id} is too old")
         return got
 
-    async def _give_back(self, account: _Account, most: int = sys.maxsize) -> None:
-        lease = account.lease
-        if lease is None or (amount := min(lease.free, most)) <= 0:
-            return
-        lease.granted -= amount  # first, so that nobody takes a hold on it meanwhile
+    async def _give_back(self, account: _Account, *, lease: _OpenLease, amount: int) -> None:
         try:
             got = await self._store.give_back(lease_id=lease.id, seq=lease.seq + 1, amount_nano_usd=amount)
         except Missing:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Final
 
 from core.money.pricing import usd_text
 from storage.records import Limit, Purse
 
-_SPANS = {"lifetime": "budget", "month": "monthly budget", "day": "daily budget"}
+_SPANS: Final = {"lifetime": "budget", "month": "monthly budget", "day": "daily budget"}
 
 
 def owner_text(limit: Limit) -> str:

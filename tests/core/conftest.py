@@ -26,6 +26,7 @@ from core.chat.exchange import Exchange
 from core.chat.offer import Offer
 from core.chat.pipeline import Pipeline
 from core.money.escrow import Escrow, EscrowSettings, Hold
+from core.money.funds import Funds
 from core.money.ledger import LedgerWriter
 from core.money.ratios import TextRatios
 from core.providers.script import Script
@@ -42,6 +43,10 @@ NOT_CONSERVED = """
       + (SELECT coalesce(sum(granted - spent), 0) FROM leases l WHERE l.account_id = a.id AND l.state = 'active')
       + (SELECT coalesce(sum(amount), 0) FROM ledger WHERE debit_account = a.id)
       <> (SELECT coalesce(sum(amount), 0) FROM ledger WHERE credit_account = a.id))
+"""
+NOT_WHOLE = """
+    SELECT p.id, p.amount, p.available, p.spent FROM purses p WHERE p.available + p.spent
+      + (SELECT coalesce(sum(granted), 0) FROM leases l WHERE l.account_id = p.id AND l.state = 'active') <> p.amount
 """
 
 
@@ -220,10 +225,12 @@ def rows(database: Path) -> Callable[[str], list[tuple[Any, ...]]]:
 
 @pytest.fixture
 def conserved(rows: Callable[[str], list[tuple[Any, ...]]]) -> Callable[[], None]:
-    """A function that checks the equation of every account, and that no lease has spent more than it was granted."""
+    """A function that checks the equation of every account and purse, and that no lease has spent more than it was
+    granted."""
 
     def check() -> None:
         assert rows(NOT_CONSERVED) == []
+        assert rows(NOT_WHOLE) == []
         assert rows("SELECT id FROM leases WHERE spent > granted OR spent < 0") == []
 
     return check
@@ -366,6 +373,7 @@ async def router(
         clock=clock,
         new_lease_id=lambda: f"lease_{next(numbers)}",
     )
+    funds = Funds(escrow, store, clock=clock)  # type: ignore[arg-type]
     pipeline: Pipeline
     ledger = LedgerWriter(
         store,  # type: ignore[arg-type]
@@ -399,7 +407,7 @@ async def router(
         escrow=escrow,
         ledger=ledger,
         ratios=ratios,
-        admission=Admission(escrow, ledger, ratios, rates, timeout_s=1.0, credits_url=None),
+        admission=Admission(escrow, funds, ledger, ratios, rates, timeout_s=1.0, credits_url=None),
         core_id="core_1",
         clock=clock,
         wall_clock=lambda: 1_800_000_000.5,
@@ -413,7 +421,8 @@ async def router(
     store.faults.clear()
     store.resume.set()
     await made.settled()
-    assert (made.open_calls, escrow.held_nano_usd, pipeline.in_flight) == (0, 0, 0)
+    assert (made.open_calls, pipeline.in_flight) == (0, 0)
+    assert [account.id for account in escrow._accounts.values() if account.lease and account.lease.held] == []
     await escrow.close()
     for task in tasks:
         task.cancel()

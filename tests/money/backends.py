@@ -19,7 +19,8 @@ from tests.money.memory import MemoryStore
 
 EMPTY = """
     SET session_replication_role = replica;  -- no triggers, no foreign keys
-    DELETE FROM ledger; DELETE FROM leases; DELETE FROM cores; DELETE FROM accounts WHERE kind <> 'house';
+    DELETE FROM ledger; DELETE FROM leases; DELETE FROM purses; DELETE FROM limits; DELETE FROM cores;
+    DELETE FROM accounts WHERE kind <> 'house';
     DELETE FROM idempotency;
 """
 

@@ -12,21 +12,34 @@ from typing import Any
 import msgspec
 
 from storage.interfaces import Duplicate, IdempotencyConflict, Missing, StoreError
+from storage.periods import period_around
 from storage.records import (
     HOUSE_ADJUSTMENTS,
     HOUSE_FEES,
     HOUSE_PAYMENTS,
+    PURSE_PREFIX,
     Account,
     AccountKind,
     Balance,
     Charge,
     Lease,
+    Limit,
     Once,
+    Purse,
     Settlement,
     TopUp,
     UsageRecord,
 )
-from storage.settlement import ROW_COLUMNS, HeldLease, changed_before, late_accounts, plan, unknown
+from storage.settlement import (
+    ROW_COLUMNS,
+    HeldLease,
+    changed_before,
+    late_accounts,
+    late_purses,
+    named_leases,
+    plan,
+    unknown,
+)
 
 
 class Refused(StoreError):
@@ -38,6 +51,18 @@ class AccountRow:
     """What no lease holds, and how far below 0 it may go."""
 
     available: int = 0
+    credit_limit: int = 0
+
+
+@dataclass
+class PurseRow:
+    """As in the table; what it has available is here too."""
+
+    limit_id: str
+    ends_us: int | None
+    amount: int
+    available: int
+    spent: int = 0
     credit_limit: int = 0
 
 
@@ -71,7 +96,7 @@ class Row:
 
 @dataclass
 class MemoryStore:
-    """`AccountStore`, `LeaseStore` and what writes `LedgerStore`; every call is one instant.
+    """`AccountStore`, `LeaseStore`, `PurseStore` and what writes `LedgerStore`; every call is one instant.
 
     `now_us` is the clock that leases expire by.
     """
@@ -79,6 +104,8 @@ class MemoryStore:
     now_us: Callable[[], int]
     single_core: bool = False
     accounts_: dict[str, AccountRow] = field(default_factory=dict)
+    limits: dict[str, Limit] = field(default_factory=dict)
+    purses: dict[str, PurseRow] = field(default_factory=dict)
     leases: dict[str, LeaseRow] = field(default_factory=dict)
     cores: dict[str, int] = field(default_factory=dict)
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
@@ -93,11 +120,29 @@ class MemoryStore:
         return Account(account_id, display_name, kind, 0, 0)
 
     async def balance(self, account_id: str) -> Balance | None:
-        account = self.accounts_.get(account_id)
+        account = self._owners().get(account_id)
         if account is None:
             return None
         held = sum(each.granted - each.spent for each in self._active() if each.account_id == account_id)
         return Balance(account_id, account.available + held, held, account.available, account.credit_limit)
+
+    # Limits
+
+    async def set_limit(self, limit: Limit) -> Limit:
+        self.limits[limit.id] = limit
+        return limit
+
+    async def purse(self, limit_id: str) -> Purse:
+        limit = self.limits.get(limit_id)
+        if limit is None:
+            raise Missing(limit_id)
+        now_us = self.now_us()
+        starts_us, ends_us = period_around(limit.period, now_us)
+        purse_id = f"{PURSE_PREFIX}{limit_id}_{starts_us // 1_000_000}"
+        row = self.purses.setdefault(purse_id, PurseRow(limit_id, ends_us, limit.amount, limit.amount))
+        row.available += limit.amount - row.amount
+        row.amount = limit.amount
+        return Purse(purse_id, limit_id, limit.amount, ends_us, None if ends_us is None else ends_us - now_us)
 
     # Leases
 
@@ -141,7 +186,7 @@ class MemoryStore:
         if amount_nano_usd > row.granted - row.spent:
             raise StoreError("more than is unspent")
         row.granted, row.seq = row.granted - amount_nano_usd, seq
-        self.accounts_[lease.account_id].available += amount_nano_usd
+        self._account(lease.account_id).available += amount_nano_usd
         return self._lease(lease_id)
 
     async def close_lease(self, lease_id: str) -> None:
@@ -196,12 +241,12 @@ class MemoryStore:
     async def settle(self, batch: Sequence[Settlement]) -> dict[str, Charge]:
         kept = {ref: Charge(row.amount, row.shortfall) for (ref, kind), row in self.rows.items() if kind == "usage"}
         fresh = unknown(batch, kept)
-        named = {row.lease_id for row in fresh} & self.leases.keys()
-        rows = {lease_id: self.leases[lease_id] for lease_id in named if lease_id is not None}
+        rows = {lease_id: self.leases[lease_id] for lease_id in named_leases(fresh) if lease_id in self.leases}
         held = {id_: HeldLease(row.account_id, row.granted - row.spent, row.active) for id_, row in rows.items()}
         payers = {id_: self._account(id_) for id_ in late_accounts(fresh, held)}
         spendable = {id_: account.available + account.credit_limit for id_, account in payers.items()}
-        planned = plan(fresh, held, spendable, self.now_us())
+        gone = {id_: self._account(id_).available for id_ in late_purses(fresh, held)}
+        planned = plan(fresh, held, spendable, gone, self.now_us())
         made = [dict(zip(ROW_COLUMNS, row, strict=True)) for row in planned.rows]
         refs = [row["ref"] for row in made]
         if len(set(refs)) < len(refs) or any((ref, "usage") in self.rows for ref in refs):
@@ -214,6 +259,9 @@ class MemoryStore:
             rows[lease_id].spent += amount
         for account_id, amount in planned.taken.items():
             payers[account_id].available -= amount
+        for purse_id, amount in planned.taken_of_purses.items():
+            self.purses[purse_id].available -= amount
+            self.purses[purse_id].spent += amount
         by_id = {settlement.request_id: settlement for settlement in fresh}
         for row in made:
             self._enter(
@@ -239,10 +287,14 @@ class MemoryStore:
 
     # Parts
 
-    def _account(self, account_id: str) -> AccountRow:
-        if account_id not in self.accounts_:
+    def _owners(self) -> dict[str, AccountRow | PurseRow]:
+        return {**self.accounts_, **self.purses}
+
+    def _account(self, account_id: str) -> AccountRow | PurseRow:
+        found = self._owners().get(account_id)
+        if found is None:
             raise Missing(account_id)
-        return self.accounts_[account_id]
+        return found
 
     def _active(self) -> list[LeaseRow]:
         return [lease for lease in self.leases.values() if lease.active]
@@ -273,7 +325,10 @@ class MemoryStore:
     def _close(self, closed: Any) -> None:
         for lease in closed:
             lease.active = False
-            self.accounts_[lease.account_id].available += lease.granted - lease.spent
+            owner = self._account(lease.account_id)
+            owner.available += lease.granted - lease.spent
+            if isinstance(owner, PurseRow):
+                owner.spent += lease.spent
 
     def _enter(self, row: Row) -> None:
         self.rows[row.ref, row.kind] = row

@@ -29,7 +29,7 @@ EMPTY = """
     DELETE FROM ledger; DELETE FROM ledger_chain; DELETE FROM ledger_heads; DELETE FROM leases; DELETE FROM cores;
     DELETE FROM usage_daily; DELETE FROM refunds; DELETE FROM configurations; DELETE FROM payments;
     DELETE FROM accounts WHERE kind <> 'house'; UPDATE accounts SET available = 0;
-    DELETE FROM prices; DELETE FROM api_keys; DELETE FROM limits; DELETE FROM idempotency;
+    DELETE FROM prices; DELETE FROM api_keys; DELETE FROM limits; DELETE FROM purses; DELETE FROM idempotency;
     DELETE FROM rate_windows; UPDATE revisions SET value = 0;
 """
 

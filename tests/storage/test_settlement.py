@@ -34,7 +34,7 @@ def test_plan_never_takes_more_than_there_is(settlement) -> None:
         settlement("req_3", "gone", 4),
         settlement("req_4", "gone", 4, account_id="acc_2"),
     ]
-    planned = plan(batch, leases, {"acc_1": 3, "acc_2": -1}, now_us=99)
+    planned = plan(batch, leases, {"acc_1": 3, "acc_2": -1}, {}, now_us=99)
     assert planned.spent == {("open", "acc_1"): 10}
     assert planned.taken == {"acc_1": 3}
     at = {name: index for index, name in enumerate(ROW_COLUMNS)}
@@ -51,7 +51,7 @@ def test_foreseen_is_the_plan_of_a_batch_whose_leases_are_all_there(settlement) 
         settlement("r4", "one", 1),
     ]
     leases = {"one": HeldLease("acc_1", 100, True), "two": HeldLease("acc_1", 100, True)}
-    assert foreseen(batch, now_us=99) == plan(batch, leases, {}, now_us=99)
+    assert foreseen(batch, now_us=99) == plan(batch, leases, {}, {}, now_us=99)
 
 
 def test_nothing_is_foreseen_for_a_lease_of_two_accounts(settlement) -> None:

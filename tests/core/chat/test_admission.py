@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from core.call import Caller, Role
 from core.catalog import Model, price_of
 from core.chat.admission import MIN_LOWERED_TOKENS, Admission, Reserved
 from core.chat.envelope import Envelope, read_envelope
 from core.errors import InsufficientBalance, ServiceUnavailable
 from core.money.escrow import Escrow, EscrowSettings
+from core.money.funds import Funds
 from core.money.ratios import TextRatios
 from core.rates.rates import Rates
 
@@ -58,7 +60,7 @@ class Gate:
         await self.store.adjust(ref="start", account_id="a", amount_nano_usd=nano_usd, note="x")
 
     async def reserve(self, asked: Envelope, of: Model | None = None) -> Reserved:
-        return await self.admission.reserve("a", asked, of or model())
+        return await self.admission.reserve(Caller(Role.API_KEY, "a", "key_1"), asked, of or model())
 
 
 @pytest.fixture
@@ -72,10 +74,12 @@ async def gate(store: Any, clock: Any) -> Gate:
         clock=clock,
         new_lease_id=lambda: f"lease_{next(numbers)}",
     )
-    writer, ratios = Writer(), TextRatios()
+    writer, ratios, funds = Writer(), TextRatios(), Funds(escrow, store, clock=clock)
     ledger: Any = writer
     rates = Rates(store, clock=clock, timeout_s=0.2)
-    admission = Admission(escrow, ledger, ratios, rates, timeout_s=0.2, credits_url="https://router.example/credits")
+    admission = Admission(
+        escrow, funds, ledger, ratios, rates, timeout_s=0.2, credits_url="https://router.example/credits"
+    )
     return Gate(admission, escrow, ratios, writer, store)
 
 
