@@ -66,7 +66,7 @@ async def test_sqlite_keeps_integers_only(sqlite_url) -> None:
     path = sqlite_url.removeprefix("sqlite+aiosqlite:///")
     connection = sqlite3.connect(path)
     with pytest.raises(sqlite3.IntegrityError, match="REAL"):
-        connection.execute("INSERT INTO accounts VALUES ('acc_1', '', 'user', 1.5, 0, 0)")
+        connection.execute("UPDATE accounts SET available = 1.5")
     connection.close()
 
 
