@@ -27,6 +27,8 @@ AUTHORIZATION_LIMIT = 1024
 """Characters; what is longer is no key, and would not fit into gRPC metadata."""
 REQUEST_ID_LIMIT = 128
 _JSON_HEADERS: Mapping[str, str] = {"Content-Type": "application/json"}
+LARGE_BODY_BYTES = 32_768
+"""From here on the core alone looks into a body: to look twice would cost more than to ask."""
 _NOT_METADATA = re.compile(r"[^ -~]")
 
 
@@ -151,16 +153,22 @@ class Chat:
         body = await read_body(request, self._watch.settings)
         metadata = call_metadata(request.message.headers)
         dialect = raw_chat_pb2.DIALECT_OPENAI_CHAT
-        if wants_stream(body):
-            asked = raw_chat_pb2.StreamRawCompletionRequest(dialect=dialect, body=body)
-            stream = EventStream(request, self._stream(asked, metadata=metadata))
+        call: Any
+        is_large = len(body) >= LARGE_BODY_BYTES
+        if is_large or wants_stream(body):
+            asked = raw_chat_pb2.StreamRawCompletionRequest(dialect=dialect, body=body, as_body_asks=is_large)
+            call = self._stream(asked, metadata=metadata)
             del body, asked  # megabytes perhaps, and the stream may take long
-            request.connection.begin(stream)
+            stream = EventStream(request, call)
             await stream.relay()
-            return
-        call = self._create(raw_chat_pb2.CreateRawCompletionRequest(dialect=dialect, body=body), metadata=metadata)
-        del body
-        answer = await whole_answer(request.connection, call)
+            if stream.whole is None:
+                return
+            answer = stream.whole
+            del stream
+        else:
+            call = self._create(raw_chat_pb2.CreateRawCompletionRequest(dialect=dialect, body=body), metadata=metadata)
+            del body
+            answer = await whole_answer(request.connection, call)
         headers = answer_headers(_JSON_HEADERS, await call.initial_metadata(), answer.started.overhead_us)
         content = answer.body
         del answer, call  # else they wait for the client too

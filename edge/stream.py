@@ -20,6 +20,8 @@ DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
 _BETWEEN = b"\n\ndata: "
 _LINE_BREAKS = bytes.maketrans(b"\r\n", b"  ")
+WHOLE_ANSWER = "whole-answer"
+"""Of the initial metadata of an answer that is not streamed although it might have been."""
 _LAST_CHUNK = b"0\r\n\r\n"
 _STREAM_HEADERS: Mapping[str, str] = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -37,7 +39,10 @@ def events(chunks: Sequence[bytes]) -> bytes:
 
 
 class EventStream(Exchange):
-    """One stream: what the core sends, framed and passed on. Status and headers wait for the first chunks."""
+    """One stream: what the core sends, framed and passed on. Status and headers wait for the first chunks.
+
+    Where the body was to decide, the core may send a whole answer instead, which is for others to pass on.
+    """
 
     stream = True
 
@@ -52,9 +57,11 @@ class EventStream(Exchange):
         self._request_id = ""
         self._opened = False
         self._opening: asyncio.Task[None] | None = None
+        self.whole: raw_chat_pb2.CreateRawCompletionResponse | None = None
 
     async def relay(self) -> None:
         """Pass the stream on to its end. Raises what went wrong before anything was sent."""
+        self._connection.begin(self)
         failure: Exception | None = None
         try:
             await self._pass_on()
@@ -64,6 +71,9 @@ class EventStream(Exchange):
             failure = self.cut()
         except Exception as error:
             failure = error
+        if failure is None and self.whole is not None:
+            self._connection.exchange = None  # before the client gets a byte of it
+            return
         if failure is None and not self._finished:
             failure = web.HTTPInternalServerError()  # the core broke its promise: never a [DONE] for that
         if failure is None:
@@ -91,6 +101,8 @@ class EventStream(Exchange):
                 self._overhead_us = message.started.overhead_us
             elif message.HasField("finished"):
                 self._finished = True
+            elif message.HasField("whole"):
+                self.whole = message.whole
 
     async def _open(self) -> None:
         """Commit status and headers, once."""
@@ -126,8 +138,8 @@ class EventStream(Exchange):
         return self._frame(PING) if self._opened else super().probe()
 
     async def _open_early(self) -> None:
-        await self.call.initial_metadata()
-        if not self.call.done():  # else the failure that ended it still gets its own status
+        metadata = await self.call.initial_metadata()
+        if not (self.call.done() or metadata.get_all(WHOLE_ANSWER)):  # else what ended it still gets its own status
             with contextlib.suppress(ClientGone):  # or refused meanwhile
                 await self._open()
                 self._connection.send(self._frame(PING))

@@ -47,12 +47,16 @@ MAX_DRAIN_S = 30.0
 
 
 class Exchange:
-    """One chat request. `id`, `model`, `dispatch` and `created_s` say who answers, `tokens` what it came to."""
+    """One chat request. `id`, `model`, `dispatch` and `created_s` say who answers, `tokens` what it came to.
 
-    def __init__(self, pipeline: Pipeline, call: Call, body: bytes, *, stream: bool) -> None:
+    `streams`: whether its answer is streamed. Until it is admitted that is not known of one that is given None for it.
+    """
+
+    def __init__(self, pipeline: Pipeline, call: Call, body: bytes, *, stream: bool | None) -> None:
         self._pipeline = pipeline
         self._offer = pipeline.offer
-        self._stream = stream
+        self._as_body_asks = stream is None
+        self.streams = bool(stream)
         self._body = body
         self._received_s = pipeline.clock()
         self._cut: tuple[Status, WorldRouterError] | None = None
@@ -87,10 +91,12 @@ class Exchange:
         pipeline.admission.refuse_too_large(self._body)
         envelope = self._envelope = read_envelope(self._body)
         self._body = b""
-        if envelope.stream and not self._stream:
+        if self._as_body_asks:
+            self.streams = envelope.stream
+        elif envelope.stream and not self.streams:
             raise InvalidRequest("stream: true needs the streaming RPC.", param="stream")
         model = self.model = self._offer.catalog.require(envelope.model, self.call.caller)
-        if self._stream and not model.streaming:
+        if self.streams and not model.streaming:
             raise InvalidRequest(f"The model {model.id!r} cannot stream.", param="stream")
         caller = self.call.caller
         if caller.policy is not None:
@@ -101,7 +107,7 @@ class Exchange:
         self._meter = Meter(
             call=self.call,
             model=model,
-            streamed=self._stream,
+            streamed=self.streams,
             hold=reserved.hold,
             estimate=reserved.estimate,
             escrow=pipeline.escrow,
@@ -114,8 +120,8 @@ class Exchange:
             self._offer.providers,
             pipeline.limits,
             pipeline.clock,
-            stream=self._stream,
-            body_for=partial(_upstream_body, envelope, self._stream, reserved.lowered, self._offer.limit_fields),
+            stream=self.streams,
+            body_for=partial(_upstream_body, envelope, self.streams, reserved.lowered, self._offer.limit_fields),
         )
         if self._cut is not None:
             raise self._cut[1]
@@ -298,7 +304,7 @@ class Exchange:
     async def _read_on(self) -> None:
         dispatch, _ = self._admitted()
         await dispatch.resume()
-        if not self._stream:
+        if not self.streams:
             self._answer = await self._read_whole()
             self.finish_reasons = self._answer.finish_reasons
             return
@@ -468,7 +474,7 @@ class Exchange:
             client_request_id=self.call.client_request_id,
             error_reason=reason,
             finish_reason=self.finish_reasons[0] if self.finish_reasons else "",
-            stream=self._stream,
+            stream=self.streams,
             prompt_tokens=self.tokens.prompt,
             cached_tokens=self.tokens.cached,
             completion_tokens=self.tokens.completion,

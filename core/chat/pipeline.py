@@ -75,8 +75,8 @@ class Pipeline:
         """Of those the ones whose answers are read on."""
         return len(self._drains)
 
-    def open(self, call: Call, body: bytes, *, stream: bool) -> Exchange:
-        """Begin a request; what follows is its `with` block."""
+    def open(self, call: Call, body: bytes, *, stream: bool | None) -> Exchange:
+        """Begin a request; what follows is its `with` block. `stream` None: as the body asks."""
         exchange = Exchange(self, call, body, stream=stream)
         self._running.add(exchange)
         return exchange

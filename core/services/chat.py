@@ -20,6 +20,7 @@ from core.services import Context
 
 _RawEvent = raw_chat_pb2.StreamRawCompletionResponse
 _Event = chat_pb2.StreamChatCompletionResponse
+_WHOLE_ANSWER = ("whole-answer", "true")
 
 CLIENT_GONE = (asyncio.CancelledError, GeneratorExit, grpc.aio.BaseError)
 """What a handler sees when its caller goes away (grpc.aio.BaseError is above its ExecuteBatchError)."""
@@ -39,19 +40,24 @@ class RawChatServicer(raw_chat_pb2_grpc.RawChatServiceServicer):
         with self._pipeline.open(current_call.get(), request.body, stream=False) as exchange:
             await exchange.admit()
             await context.send_initial_metadata(exchange.metadata())
-            body = await exchange.complete()
-            response = raw_chat_pb2.CreateRawCompletionResponse(body=body)
-            _tell_finished(response.finished, exchange)
-            _tell_started(response.started, exchange)
+            response = raw_chat_pb2.CreateRawCompletionResponse()
+            await _complete(response, exchange)
             return response
 
     async def StreamRawCompletion(
         self, request: raw_chat_pb2.StreamRawCompletionRequest, context: Context
     ) -> AsyncIterator[raw_chat_pb2.StreamRawCompletionResponse]:
-        """A streamed answer."""
+        """A streamed answer, or a whole one if the body is to decide."""
         _require_known(request.dialect)
-        with self._pipeline.open(current_call.get(), request.body, stream=True) as exchange:
+        stream = None if request.as_body_asks else True
+        with self._pipeline.open(current_call.get(), request.body, stream=stream) as exchange:
             await exchange.admit()
+            if not exchange.streams:
+                await context.send_initial_metadata((*exchange.metadata(), _WHOLE_ANSWER))
+                event = _RawEvent()
+                await _complete(event.whole, exchange)
+                yield event
+                return
             await context.send_initial_metadata(exchange.metadata())
             chunks = await exchange.start()
             event = _RawEvent()
@@ -117,6 +123,12 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
 def _require_known(dialect: raw_chat_pb2.Dialect) -> None:
     if dialect != raw_chat_pb2.DIALECT_OPENAI_CHAT:
         raise InvalidRequest("dialect must be DIALECT_OPENAI_CHAT.", param="dialect")
+
+
+async def _complete(response: raw_chat_pb2.CreateRawCompletionResponse, exchange: Exchange) -> None:
+    response.body = await exchange.complete()
+    _tell_finished(response.finished, exchange)
+    _tell_started(response.started, exchange)
 
 
 # Field by field, in place: to hand messages to a message's constructor takes several times as long.

@@ -55,7 +55,7 @@ class Relay:
 
 
 class FakeCore(raw_chat_pb2_grpc.RawChatServiceServicer, routing_pb2_grpc.RoutingServiceServicer):
-    """A core whose answers a test replaces: `create`, `stream`, `list_models`, `get_model`."""
+    """A core whose answers a test replaces: `create`, `stream`, `whole`, `list_models`, `get_model`."""
 
     server: grpc.aio.Server
     relay: Relay | None = None
@@ -66,12 +66,23 @@ class FakeCore(raw_chat_pb2_grpc.RawChatServiceServicer, routing_pb2_grpc.Routin
         self.health = health.aio.HealthServicer()
         self.create: Callable[[Any, Any], Awaitable[Any]] = self.answer
         self.stream: Callable[[Any, Any], AsyncIterator[Any]] = self.hello
+        self.whole: Callable[[Any, Any], AsyncIterator[Any]] = self.unasked
         self.list_models: Callable[[Any, Any], Awaitable[Any]] = self.answer
         self.get_model: Callable[[Any, Any], Awaitable[Any]] = self.answer
 
     async def answer(self, request: Any, context: Any) -> Any:
         """A whole completion."""
         await self.admit(context)
+        return self.completion()
+
+    async def unasked(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """A whole completion to a body that asks for no stream."""
+        await self.admit(context, whole_answer="true")
+        yield raw_chat_pb2.StreamRawCompletionResponse(whole=self.completion())
+
+    @staticmethod
+    def completion() -> Any:
+        """The whole of one."""
         return raw_chat_pb2.CreateRawCompletionResponse(
             body=ANSWER,
             started=types_pb2.CompletionStarted(id=f"chatcmpl-{REQUEST_ID}", overhead_us=1234),
@@ -148,7 +159,8 @@ class FakeCore(raw_chat_pb2_grpc.RawChatServiceServicer, routing_pb2_grpc.Routin
 
     async def StreamRawCompletion(self, request: Any, context: Any) -> AsyncIterator[Any]:
         self._saw("stream", request, context)
-        async for message in self.stream(request, context):
+        asked = not request.as_body_asks or b'"stream":true' in request.body
+        async for message in (self.stream if asked else self.whole)(request, context):
             yield message
 
     async def ListModels(self, request: Any, context: Any) -> Any:

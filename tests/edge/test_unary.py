@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
+import grpc
 import pytest
+from worldrouter.v1 import raw_chat_pb2
+
+from edge.chat import LARGE_BODY_BYTES
+from tests.edge.conftest import ANSWER
 
 BODY = b'{"model":"m", "messages":[{"role":"user","content":"hi"}],"seed":9007199254740993,"x":1e2}'
 
@@ -127,7 +134,7 @@ async def test_a_clients_own_request_id(core: Any, edge: Any, http: aiohttp.Clie
         (b'{"stream":true} x', "create"),
         (b"", "create"),
         (b"\xff\xfe", "create"),
-        (b'{"a":' + b"[" * 200_000, "create"),
+        (b'{"a":' + b"[" * 30_000, "create"),
     ],
 )
 async def test_which_rpc_a_body_goes_to(
@@ -138,6 +145,55 @@ async def test_which_rpc_a_body_goes_to(
         await answer.read()
         assert answer.status == 200
     assert [(call.method, call.request.body) for call in core.calls] == [(method, body)]
+
+
+LARGE = b'{"messages":"%b"' % (b"x" * LARGE_BODY_BYTES)
+
+
+async def test_a_large_body_is_the_cores_to_look_into(core: Any, edge: Any, http: aiohttp.ClientSession) -> None:
+    """The core decides whether it is streamed; a whole answer, or an error, is what a small body gets."""
+    async with http.post(f"{edge.url}/v1/chat/completions", data=LARGE + b',"stream":true}') as answer:
+        assert answer.headers["Content-Type"].startswith("text/event-stream")
+        assert (await answer.read()).endswith(b"data: [DONE]\n\n")
+    answers = []
+    for body in (BODY, LARGE + b"}"):
+        async with http.post(f"{edge.url}/v1/chat/completions", data=body) as answer:
+            answers.append((answer.status, await answer.read(), {**answer.headers, "Date": ""}))
+    assert answers[0] == answers[1]
+    assert [(call.method, call.request.body) for call in core.calls[::2]] == [
+        ("stream", LARGE + b',"stream":true}'),
+        ("stream", LARGE + b"}"),
+    ]
+
+    async def refuse(request: Any, context: Any) -> AsyncIterator[Any]:
+        await core.fail(context, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "No.")
+        yield
+
+    core.whole = refuse
+    async with http.post(f"{edge.url}/v1/chat/completions", data=LARGE + b"}") as answer:
+        assert (answer.status, (await answer.json())["error"]["message"]) == (400, "No.")
+    assert edge.metric("worldrouter_edge_in_flight_requests") == 0
+
+
+async def test_a_whole_answer_is_awaited_in_silence(core: Any, start_edge: Any, http: aiohttp.ClientSession) -> None:
+    """Only a stream is kept alive by comments: nothing is sent before the answer, or the error, is there."""
+    fails = False
+
+    async def slow(request: Any, context: Any) -> AsyncIterator[Any]:
+        await core.admit(context, whole_answer="true")
+        await asyncio.sleep(0.4)
+        if fails:
+            await core.fail(context, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "No.")
+        yield raw_chat_pb2.StreamRawCompletionResponse(whole=core.completion())
+
+    core.whole = slow
+    edge = await start_edge(comment_interval_s=0.1)
+    async with http.post(f"{edge.url}/v1/chat/completions", data=LARGE + b"}") as answer:
+        assert (answer.status, answer.content_type) == (200, "application/json")
+        assert await answer.read() == ANSWER
+    fails = True
+    async with http.post(f"{edge.url}/v1/chat/completions", data=LARGE + b"}") as answer:
+        assert answer.status == 400
 
 
 async def test_a_body_of_the_full_limit_passes(core: Any, edge: Any, http: aiohttp.ClientSession) -> None:

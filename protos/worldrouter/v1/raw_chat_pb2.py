@@ -25,25 +25,25 @@ _sym_db = _symbol_database.Default()
 from worldrouter.v1 import types_pb2 as worldrouter_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dworldrouter/v1/raw_chat.proto\x12\x0eworldrouter.v1\x1a\x1aworldrouter/v1/types.proto\"T\n\x1a\x43reateRawCompletionRequest\x12(\n\x07\x64ialect\x18\x01 \x01(\x0e\x32\x17.worldrouter.v1.Dialect\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"\x95\x01\n\x1b\x43reateRawCompletionResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x34\n\x08\x66inished\x18\x02 \x01(\x0b\x32\".worldrouter.v1.CompletionFinished\x12\x32\n\x07started\x18\x03 \x01(\x0b\x32!.worldrouter.v1.CompletionStarted\"T\n\x1aStreamRawCompletionRequest\x12(\n\x07\x64ialect\x18\x01 \x01(\x0e\x32\x17.worldrouter.v1.Dialect\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"\xc8\x01\n\x1bStreamRawCompletionResponse\x12\x34\n\x07started\x18\x01 \x01(\x0b\x32!.worldrouter.v1.CompletionStartedH\x00\x12\x32\n\x06\x63hunks\x18\x02 \x01(\x0b\x32 .worldrouter.v1.CompletionChunksH\x00\x12\x36\n\x08\x66inished\x18\x03 \x01(\x0b\x32\".worldrouter.v1.CompletionFinishedH\x00\x42\x07\n\x05\x65vent\"&\n\x10\x43ompletionChunks\x12\x12\n\nchunk_json\x18\x01 \x03(\x0c*;\n\x07\x44ialect\x12\x17\n\x13\x44IALECT_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44IALECT_OPENAI_CHAT\x10\x01\x32\xf2\x01\n\x0eRawChatService\x12n\n\x13\x43reateRawCompletion\x12*.worldrouter.v1.CreateRawCompletionRequest\x1a+.worldrouter.v1.CreateRawCompletionResponse\x12p\n\x13StreamRawCompletion\x12*.worldrouter.v1.StreamRawCompletionRequest\x1a+.worldrouter.v1.StreamRawCompletionResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dworldrouter/v1/raw_chat.proto\x12\x0eworldrouter.v1\x1a\x1aworldrouter/v1/types.proto\"T\n\x1a\x43reateRawCompletionRequest\x12(\n\x07\x64ialect\x18\x01 \x01(\x0e\x32\x17.worldrouter.v1.Dialect\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"\x95\x01\n\x1b\x43reateRawCompletionResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x34\n\x08\x66inished\x18\x02 \x01(\x0b\x32\".worldrouter.v1.CompletionFinished\x12\x32\n\x07started\x18\x03 \x01(\x0b\x32!.worldrouter.v1.CompletionStarted\"j\n\x1aStreamRawCompletionRequest\x12(\n\x07\x64ialect\x18\x01 \x01(\x0e\x32\x17.worldrouter.v1.Dialect\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\x12\x14\n\x0c\x61s_body_asks\x18\x03 \x01(\x08\"\x86\x02\n\x1bStreamRawCompletionResponse\x12\x34\n\x07started\x18\x01 \x01(\x0b\x32!.worldrouter.v1.CompletionStartedH\x00\x12\x32\n\x06\x63hunks\x18\x02 \x01(\x0b\x32 .worldrouter.v1.CompletionChunksH\x00\x12\x36\n\x08\x66inished\x18\x03 \x01(\x0b\x32\".worldrouter.v1.CompletionFinishedH\x00\x12<\n\x05whole\x18\x04 \x01(\x0b\x32+.worldrouter.v1.CreateRawCompletionResponseH\x00\x42\x07\n\x05\x65vent\"&\n\x10\x43ompletionChunks\x12\x12\n\nchunk_json\x18\x01 \x03(\x0c*;\n\x07\x44ialect\x12\x17\n\x13\x44IALECT_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44IALECT_OPENAI_CHAT\x10\x01\x32\xf2\x01\n\x0eRawChatService\x12n\n\x13\x43reateRawCompletion\x12*.worldrouter.v1.CreateRawCompletionRequest\x1a+.worldrouter.v1.CreateRawCompletionResponse\x12p\n\x13StreamRawCompletion\x12*.worldrouter.v1.StreamRawCompletionRequest\x1a+.worldrouter.v1.StreamRawCompletionResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'worldrouter.v1.raw_chat_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DIALECT']._serialized_start=644
-  _globals['_DIALECT']._serialized_end=703
+  _globals['_DIALECT']._serialized_start=728
+  _globals['_DIALECT']._serialized_end=787
   _globals['_CREATERAWCOMPLETIONREQUEST']._serialized_start=77
   _globals['_CREATERAWCOMPLETIONREQUEST']._serialized_end=161
   _globals['_CREATERAWCOMPLETIONRESPONSE']._serialized_start=164
   _globals['_CREATERAWCOMPLETIONRESPONSE']._serialized_end=313
   _globals['_STREAMRAWCOMPLETIONREQUEST']._serialized_start=315
-  _globals['_STREAMRAWCOMPLETIONREQUEST']._serialized_end=399
-  _globals['_STREAMRAWCOMPLETIONRESPONSE']._serialized_start=402
-  _globals['_STREAMRAWCOMPLETIONRESPONSE']._serialized_end=602
-  _globals['_COMPLETIONCHUNKS']._serialized_start=604
-  _globals['_COMPLETIONCHUNKS']._serialized_end=642
-  _globals['_RAWCHATSERVICE']._serialized_start=706
-  _globals['_RAWCHATSERVICE']._serialized_end=948
+  _globals['_STREAMRAWCOMPLETIONREQUEST']._serialized_end=421
+  _globals['_STREAMRAWCOMPLETIONRESPONSE']._serialized_start=424
+  _globals['_STREAMRAWCOMPLETIONRESPONSE']._serialized_end=686
+  _globals['_COMPLETIONCHUNKS']._serialized_start=688
+  _globals['_COMPLETIONCHUNKS']._serialized_end=726
+  _globals['_RAWCHATSERVICE']._serialized_start=790
+  _globals['_RAWCHATSERVICE']._serialized_end=1032
 # @@protoc_insertion_point(module_scope)

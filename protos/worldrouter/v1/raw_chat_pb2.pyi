@@ -34,22 +34,26 @@ class CreateRawCompletionResponse(_message.Message):
     def __init__(self, body: _Optional[bytes] = ..., finished: _Optional[_Union[_types_pb2.CompletionFinished, _Mapping]] = ..., started: _Optional[_Union[_types_pb2.CompletionStarted, _Mapping]] = ...) -> None: ...
 
 class StreamRawCompletionRequest(_message.Message):
-    __slots__ = ("dialect", "body")
+    __slots__ = ("dialect", "body", "as_body_asks")
     DIALECT_FIELD_NUMBER: _ClassVar[int]
     BODY_FIELD_NUMBER: _ClassVar[int]
+    AS_BODY_ASKS_FIELD_NUMBER: _ClassVar[int]
     dialect: Dialect
     body: bytes
-    def __init__(self, dialect: _Optional[_Union[Dialect, str]] = ..., body: _Optional[bytes] = ...) -> None: ...
+    as_body_asks: bool
+    def __init__(self, dialect: _Optional[_Union[Dialect, str]] = ..., body: _Optional[bytes] = ..., as_body_asks: _Optional[bool] = ...) -> None: ...
 
 class StreamRawCompletionResponse(_message.Message):
-    __slots__ = ("started", "chunks", "finished")
+    __slots__ = ("started", "chunks", "finished", "whole")
     STARTED_FIELD_NUMBER: _ClassVar[int]
     CHUNKS_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    WHOLE_FIELD_NUMBER: _ClassVar[int]
     started: _types_pb2.CompletionStarted
     chunks: CompletionChunks
     finished: _types_pb2.CompletionFinished
-    def __init__(self, started: _Optional[_Union[_types_pb2.CompletionStarted, _Mapping]] = ..., chunks: _Optional[_Union[CompletionChunks, _Mapping]] = ..., finished: _Optional[_Union[_types_pb2.CompletionFinished, _Mapping]] = ...) -> None: ...
+    whole: CreateRawCompletionResponse
+    def __init__(self, started: _Optional[_Union[_types_pb2.CompletionStarted, _Mapping]] = ..., chunks: _Optional[_Union[CompletionChunks, _Mapping]] = ..., finished: _Optional[_Union[_types_pb2.CompletionFinished, _Mapping]] = ..., whole: _Optional[_Union[CreateRawCompletionResponse, _Mapping]] = ...) -> None: ...
 
 class CompletionChunks(_message.Message):
     __slots__ = ("chunk_json",)

@@ -94,7 +94,7 @@ class RawChatServiceServicer:
         events, one finished event, then status OK. A stream is complete if and
         only if it ends with status OK; the finished event, and the last chunks
         with it, are sent only after the charge is committed. A body without
-        "stream": true is streamed all the same.
+        "stream": true is streamed all the same, unless as_body_asks is set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -58,7 +58,7 @@ class RawChatServiceStub:
     events, one finished event, then status OK. A stream is complete if and
     only if it ends with status OK; the finished event, and the last chunks
     with it, are sent only after the charge is committed. A body without
-    "stream": true is streamed all the same.
+    "stream": true is streamed all the same, unless as_body_asks is set.
     """
 
 @_typing.type_check_only
@@ -91,7 +91,7 @@ class RawChatServiceAsyncStub(RawChatServiceStub):
     events, one finished event, then status OK. A stream is complete if and
     only if it ends with status OK; the finished event, and the last chunks
     with it, are sent only after the charge is committed. A body without
-    "stream": true is streamed all the same.
+    "stream": true is streamed all the same, unless as_body_asks is set.
     """
 
 class RawChatServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -133,7 +133,7 @@ class RawChatServiceServicer(metaclass=_abc_1.ABCMeta):
         events, one finished event, then status OK. A stream is complete if and
         only if it ends with status OK; the finished event, and the last chunks
         with it, are sent only after the charge is committed. A body without
-        "stream": true is streamed all the same.
+        "stream": true is streamed all the same, unless as_body_asks is set.
         """
 
 def add_RawChatServiceServicer_to_server(servicer: RawChatServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

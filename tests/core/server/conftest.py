@@ -61,8 +61,8 @@ class Core:
         request = raw_chat_pb2.CreateRawCompletionRequest(dialect=DIALECT, body=sent)
         return self.raw.CreateRawCompletion(request, metadata=options.pop("metadata", self.metadata), **options)
 
-    def stream(self, sent: bytes, **options: Any) -> Any:
-        request = raw_chat_pb2.StreamRawCompletionRequest(dialect=DIALECT, body=sent)
+    def stream(self, sent: bytes, *, as_body_asks: bool = False, **options: Any) -> Any:
+        request = raw_chat_pb2.StreamRawCompletionRequest(dialect=DIALECT, body=sent, as_body_asks=as_body_asks)
         return self.raw.StreamRawCompletion(request, metadata=options.pop("metadata", self.metadata), **options)
 
     async def usage(self, request_id: str) -> Any:

@@ -81,6 +81,21 @@ async def test_a_body_without_stream_is_streamed_all_the_same(core: Any) -> None
     assert (found.reason, found.metadata["param"]) == ("INVALID_REQUEST", "stream")
 
 
+async def test_a_body_may_decide_whether_it_is_streamed(core: Any) -> None:
+    """As it asks: with a stream, or with the whole answer, which the metadata tell before it is there."""
+    events = [event async for event in core.stream(body(stream=True), as_body_asks=True)]
+    assert [event.WhichOneof("event") for event in events][:2] == ["started", "chunks"]
+    call, unary = core.stream(body(), as_body_asks=True), core.unary(body())
+    assert dict(await call.initial_metadata())["whole-answer"] == "true"
+    (event,) = [event async for event in call]
+    wanted = await unary
+    found, asked = json.loads(event.whole.body), json.loads(wanted.body)
+    assert found | {"id": asked["id"], "created": asked["created"]} == asked
+    assert event.whole.finished == wanted.finished
+    record = await core.usage(event.whole.started.id.removeprefix("chatcmpl-"))
+    assert (record.cost_nano_usd, record.streamed) == (wanted.finished.cost_nano_usd, False)
+
+
 async def test_typed_answers_go_through_the_same_pipeline(core: Any) -> None:
     """Whole and streamed, metered alike."""
     stub = chat_pb2_grpc.ChatServiceStub(core.channel)  # type: ignore[no-untyped-call]
