@@ -27,8 +27,8 @@ AUTHORIZATION_LIMIT = 1024
 """Characters; what is longer is no key, and would not fit into gRPC metadata."""
 REQUEST_ID_LIMIT = 128
 _JSON_HEADERS: Mapping[str, str] = {"Content-Type": "application/json"}
-LARGE_BODY_BYTES = 32_768
-"""From here on the core alone looks into a body: to look twice would cost more than to ask."""
+LARGE_BODY_BYTES = 100_000
+"""From here on the core alone looks into a body: to look twice costs more than the RPC that lets it decide."""
 _NOT_METADATA = re.compile(r"[^ -~]")
 
 

@@ -134,7 +134,7 @@ async def test_a_clients_own_request_id(core: Any, edge: Any, http: aiohttp.Clie
         (b'{"stream":true} x', "create"),
         (b"", "create"),
         (b"\xff\xfe", "create"),
-        (b'{"a":' + b"[" * 30_000, "create"),
+        (b'{"a":' + b"[" * 90_000, "create"),
     ],
 )
 async def test_which_rpc_a_body_goes_to(
