@@ -236,7 +236,12 @@ async def test_large_requests_hold_nobody_up(core: Any, edge: Any, http: Any) ->
         peers.append(type(context).__module__)
         return await core.answer(request, context)
 
-    core.create = create
+    async def whole(request: Any, context: Any) -> AsyncIterator[Any]:
+        peers.append(type(context).__module__)
+        async for message in core.unasked(request, context):
+            yield message
+
+    core.create, core.whole = create, whole
     for size in (10, LARGE_BYTES):
         body = json.dumps({"x": "x" * size}).encode()
         async with http.post(f"{edge.url}/v1/chat/completions", data=body) as answer:
