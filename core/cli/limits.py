@@ -89,7 +89,7 @@ def set_(
     if as_json:
         print_json(_json(limit))
         return
-    columns = ["id", "owner", "measure", "per", "maximum"]
+    columns = ["id", "owner", "measure", "per", "maximum", "used"]
     print_fields(dict(zip(columns, _row(limit), strict=True)))
 
 
@@ -99,7 +99,7 @@ def set_(
 @json_option
 @client_command
 def list_(session: Session, owner_id: str, inherited: bool, as_json: bool) -> None:
-    """List the limits of OWNER, an account or a key.
+    """List the limits of OWNER, an account or a key, with their use.
 
     \b
     Examples:
@@ -112,8 +112,8 @@ def list_(session: Session, owner_id: str, inherited: bool, as_json: bool) -> No
     if as_json:
         print_json([_json(limit) for limit in found])
     else:
-        columns = ["ID", "OWNER", "MEASURE", "PER", "MAXIMUM"]
-        print_table(columns, [_row(limit) for limit in found], right=["MAXIMUM"])
+        columns = ["ID", "OWNER", "MEASURE", "PER", "MAXIMUM", "USED"]
+        print_table(columns, [_row(limit) for limit in found], right=["MAXIMUM", "USED"])
 
 
 @limits.command()
@@ -133,20 +133,24 @@ def delete(session: Session, limit_id: str, idempotency_key: str | None) -> None
 
 
 def _row(limit: limit_pb2.Limit) -> list[str]:
-    is_money = limit.measure == limit_pb2.LIMIT_MEASURE_SPEND
-    amount = f"{shown_usd(limit.maximum)} USD" if is_money else str(limit.maximum)
-    return [limit.id, limit.owner_id, _measure(limit), _period(limit), amount]
+    numbers = [str(limit.maximum), str(limit.used)]
+    if limit.measure == limit_pb2.LIMIT_MEASURE_SPEND:
+        numbers = [f"{shown_usd(limit.maximum)} USD", f"{shown_usd(limit.used)} USD"]
+    return [limit.id, limit.owner_id, _measure(limit), _period(limit), *numbers]
 
 
 def _json(limit: limit_pb2.Limit) -> dict[str, Json]:
-    is_money = limit.measure == limit_pb2.LIMIT_MEASURE_SPEND
+    exact: dict[str, Json] = {}
+    if limit.measure == limit_pb2.LIMIT_MEASURE_SPEND:
+        exact = {"maximum_usd": exact_usd(limit.maximum), "used_usd": exact_usd(limit.used)}
     return {
         "id": limit.id,
         "owner_id": limit.owner_id,
         "measure": _measure(limit),
         "period": _period(limit),
         "maximum": limit.maximum,
-        **({"maximum_usd": exact_usd(limit.maximum)} if is_money else {}),
+        "used": limit.used,
+        **exact,
     }
 
 

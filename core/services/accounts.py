@@ -16,9 +16,10 @@ from core.services import Context, fields
 from core.services.paging import Number, Pager, Word
 from core.services.repeats import once
 from storage.interfaces import AccountStore, Duplicate, Missing, TooDeep, Unaffordable
-from storage.records import MAX_LEVELS, Account, AccountChanges, AccountKind
+from storage.records import MAX_LEVELS, PURSE_PREFIX, Account, AccountChanges, AccountKind
 
-_NEW_ID = re.compile(rf"(?!{ID_PREFIX})[a-z][a-z0-9_-]{{2,62}}")
+_OTHERS_PREFIXES = (ID_PREFIX, PURSE_PREFIX, "house_")
+_NEW_ID = re.compile(r"[a-z][a-z0-9_-]{2,62}")
 _MUTABLE_FIELDS = frozenset({"display_name", "credit_limit_nano_usd", "allowed_models", "expire_time"})
 
 _KINDS: Mapping[int, AccountKind] = {
@@ -57,12 +58,8 @@ class AccountServicer(account_pb2_grpc.AccountServiceServicer):
 
     async def CreateAccount(self, request: account_pb2.CreateAccountRequest, context: Context) -> account_pb2.Account:
         """Make an account of kind user or service, under another or not."""
-        if request.account_id and not _NEW_ID.fullmatch(request.account_id):
-            raise InvalidRequest(
-                'account_id must be 3 to 63 of a-z, 0-9, "-" and "_", beginning with a letter, '
-                f'but not with "{ID_PREFIX}".',
-                param="account_id",
-            )
+        if request.account_id:
+            _refuse_bad_id(request.account_id)
         display_name = fields.display_name(request.display_name)
         kind = _KINDS.get(request.kind)
         if kind is None:
@@ -139,6 +136,13 @@ class AccountServicer(account_pb2_grpc.AccountServiceServicer):
         if not message.HasField("expire_time"):
             return None
         return fields.future_us(message.expire_time, now_us=self._clock_us(), param=param)
+
+
+def _refuse_bad_id(account_id: str) -> None:
+    if not _NEW_ID.fullmatch(account_id) or account_id.startswith(_OTHERS_PREFIXES):
+        taken = ", ".join(f'"{prefix}"' for prefix in _OTHERS_PREFIXES)
+        message = f'account_id must be 3 to 63 of a-z, 0-9, "-" and "_", begin with a letter, and not with {taken}.'
+        raise InvalidRequest(message, param="account_id")
 
 
 def _message(account: Account) -> account_pb2.Account:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from worldrouter.v1 import limit_pb2, limit_pb2_grpc
@@ -13,7 +13,7 @@ from core.ids import IdSource
 from core.services import Context, fields
 from core.services.paging import Number, Pager
 from core.services.repeats import once
-from storage.interfaces import AccountStore, KeyStore, LimitStore, Missing
+from storage.interfaces import AccountStore, KeyStore, LimitStore, Missing, PurseStore, RateStore
 from storage.records import Limit, LimitMeasure, LimitPeriod
 
 _MEASURES: Mapping[int, LimitMeasure] = {
@@ -50,8 +50,8 @@ _TOGETHER: Mapping[LimitMeasure, frozenset[LimitPeriod]] = {
 }
 
 
-class OwnerStore(AccountStore, KeyStore, LimitStore, Protocol):
-    """Limits, and those who have them."""
+class OwnerStore(AccountStore, KeyStore, LimitStore, PurseStore, RateStore, Protocol):
+    """Limits, those who have them, and what is used of them."""
 
 
 class LimitServicer(limit_pb2_grpc.LimitServiceServicer):
@@ -83,7 +83,8 @@ class LimitServicer(limit_pb2_grpc.LimitServiceServicer):
         except Missing as error:
             raise fields.not_found("owner_id", owner_id) from error
         await self._authenticator.refresh_soon()
-        return _message(made)
+        [message] = await self._messages([made])
+        return message
 
     async def DeleteLimit(
         self, request: limit_pb2.DeleteLimitRequest, context: Context
@@ -107,9 +108,14 @@ class LimitServicer(limit_pb2_grpc.LimitServiceServicer):
         start = pager.after[0] if pager.after else 0
         numbered = list(enumerate(limits, 1))[start : start + pager.limit]
         page = pager.page(numbered, lambda row: (row[0],))
-        return limit_pb2.ListLimitsResponse(
-            limits=[_message(limit) for _, limit in page.items], next_page_token=page.next_page_token
-        )
+        messages = await self._messages([limit for _, limit in page.items])
+        return limit_pb2.ListLimitsResponse(limits=messages, next_page_token=page.next_page_token)
+
+    async def _messages(self, limits: Sequence[Limit]) -> list[limit_pb2.Limit]:
+        """Limits with what is used of them now."""
+        limit_ids = [limit.id for limit in limits]
+        used = await self._store.used(limit_ids) | await self._store.rates_in_use(limit_ids)
+        return [_message(limit, used.get(limit.id, 0)) for limit in limits]
 
     async def _line(self, owner_id: str) -> list[str]:
         """The accounts above an account or a key, outermost first, and itself at the end. NotFound."""
@@ -120,11 +126,12 @@ class LimitServicer(limit_pb2_grpc.LimitServiceServicer):
         return [*line, owner_id] if key else line
 
 
-def _message(limit: Limit) -> limit_pb2.Limit:
+def _message(limit: Limit, used: int) -> limit_pb2.Limit:
     return limit_pb2.Limit(
         id=limit.id,
         owner_id=limit.owner_id,
         measure=_MEASURE_VALUES[limit.measure],
         period=_PERIOD_VALUES[limit.period],
         maximum=limit.amount,
+        used=used,
     )

@@ -17,6 +17,7 @@ SPEND = limit_pb2.Limit(
     measure=limit_pb2.LIMIT_MEASURE_SPEND,
     period=limit_pb2.LIMIT_PERIOD_MONTH,
     maximum=50_000_000_000,
+    used=1_500_000_000,
 )
 SLOTS = limit_pb2.Limit(
     id="limit_2",
@@ -56,7 +57,9 @@ def test_set_sends_one_limit(
         "measure": "spend",
         "period": "month",
         "maximum": 50_000_000_000,
+        "used": 1_500_000_000,
         "maximum_usd": "50.000000000",
+        "used_usd": "1.500000000",
     }
 
 
@@ -74,9 +77,9 @@ def test_list_prints_a_table(invoke: Callable[..., Any]) -> None:
     request = run.answer("LimitService.ListLimits", limit_pb2.ListLimitsResponse(limits=[SPEND, SLOTS]))
     assert (request.owner_id, request.inherited) == ("key_1", True)
     assert run.result().stdout.splitlines() == [
-        "ID       OWNER  MEASURE      PER          MAXIMUM",
-        "limit_1  org    spend        month  50.000000 USD",
-        "limit_2  key_1  concurrency  now                4",
+        "ID       OWNER  MEASURE      PER          MAXIMUM          USED",
+        "limit_1  org    spend        month  50.000000 USD  1.500000 USD",
+        "limit_2  key_1  concurrency  now                4             0",
     ]
 
 

@@ -33,6 +33,7 @@ WITHOUT_UNIT = {
     "worldrouter.v1.ReloadConfigurationResponse.version",
     "worldrouter.v1.AuditResponse.last_chained_entry_id",
     "worldrouter.v1.ExportedEntry.position",
+    "worldrouter.v1.Limit.used",
     "worldrouter.v1.Limit.maximum",  # the unit is that of the measure
     "worldrouter.v1.SetLimitRequest.maximum",
     "worldrouter.v1.RelayBegin.call_id",

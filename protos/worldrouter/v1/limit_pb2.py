@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aworldrouter/v1/limit.proto\x12\x0eworldrouter.v1\"\xa9\x01\n\x0fSetLimitRequest\x12\x10\n\x08owner_id\x18\x01 \x01(\t\x12-\n\x07measure\x18\x02 \x01(\x0e\x32\x1c.worldrouter.v1.LimitMeasure\x12+\n\x06period\x18\x03 \x01(\x0e\x32\x1b.worldrouter.v1.LimitPeriod\x12\x0f\n\x07maximum\x18\x04 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\"?\n\x12\x44\x65leteLimitRequest\x12\x10\n\x08limit_id\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"\x15\n\x13\x44\x65leteLimitResponse\"_\n\x11ListLimitsRequest\x12\x10\n\x08owner_id\x18\x01 \x01(\t\x12\x11\n\tinherited\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"T\n\x12ListLimitsResponse\x12%\n\x06limits\x18\x01 \x03(\x0b\x32\x15.worldrouter.v1.Limit\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x92\x01\n\x05Limit\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08owner_id\x18\x02 \x01(\t\x12-\n\x07measure\x18\x03 \x01(\x0e\x32\x1c.worldrouter.v1.LimitMeasure\x12+\n\x06period\x18\x04 \x01(\x0e\x32\x1b.worldrouter.v1.LimitPeriod\x12\x0f\n\x07maximum\x18\x05 \x01(\x03*\x9b\x01\n\x0cLimitMeasure\x12\x1d\n\x19LIMIT_MEASURE_UNSPECIFIED\x10\x00\x12\x17\n\x13LIMIT_MEASURE_SPEND\x10\x01\x12\x1a\n\x16LIMIT_MEASURE_REQUESTS\x10\x02\x12\x18\n\x14LIMIT_MEASURE_TOKENS\x10\x03\x12\x1d\n\x19LIMIT_MEASURE_CONCURRENCY\x10\x04*\xa3\x01\n\x0bLimitPeriod\x12\x1c\n\x18LIMIT_PERIOD_UNSPECIFIED\x10\x00\x12\x19\n\x15LIMIT_PERIOD_LIFETIME\x10\x01\x12\x16\n\x12LIMIT_PERIOD_MONTH\x10\x02\x12\x14\n\x10LIMIT_PERIOD_DAY\x10\x03\x12\x17\n\x13LIMIT_PERIOD_MINUTE\x10\x04\x12\x14\n\x10LIMIT_PERIOD_NOW\x10\x05\x32\xff\x01\n\x0cLimitService\x12\x42\n\x08SetLimit\x12\x1f.worldrouter.v1.SetLimitRequest\x1a\x15.worldrouter.v1.Limit\x12V\n\x0b\x44\x65leteLimit\x12\".worldrouter.v1.DeleteLimitRequest\x1a#.worldrouter.v1.DeleteLimitResponse\x12S\n\nListLimits\x12!.worldrouter.v1.ListLimitsRequest\x1a\".worldrouter.v1.ListLimitsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1aworldrouter/v1/limit.proto\x12\x0eworldrouter.v1\"\xa9\x01\n\x0fSetLimitRequest\x12\x10\n\x08owner_id\x18\x01 \x01(\t\x12-\n\x07measure\x18\x02 \x01(\x0e\x32\x1c.worldrouter.v1.LimitMeasure\x12+\n\x06period\x18\x03 \x01(\x0e\x32\x1b.worldrouter.v1.LimitPeriod\x12\x0f\n\x07maximum\x18\x04 \x01(\x03\x12\x17\n\x0fidempotency_key\x18\x05 \x01(\t\"?\n\x12\x44\x65leteLimitRequest\x12\x10\n\x08limit_id\x18\x01 \x01(\t\x12\x17\n\x0fidempotency_key\x18\x02 \x01(\t\"\x15\n\x13\x44\x65leteLimitResponse\"_\n\x11ListLimitsRequest\x12\x10\n\x08owner_id\x18\x01 \x01(\t\x12\x11\n\tinherited\x18\x02 \x01(\x08\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"T\n\x12ListLimitsResponse\x12%\n\x06limits\x18\x01 \x03(\x0b\x32\x15.worldrouter.v1.Limit\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa0\x01\n\x05Limit\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08owner_id\x18\x02 \x01(\t\x12-\n\x07measure\x18\x03 \x01(\x0e\x32\x1c.worldrouter.v1.LimitMeasure\x12+\n\x06period\x18\x04 \x01(\x0e\x32\x1b.worldrouter.v1.LimitPeriod\x12\x0f\n\x07maximum\x18\x05 \x01(\x03\x12\x0c\n\x04used\x18\x06 \x01(\x03*\x9b\x01\n\x0cLimitMeasure\x12\x1d\n\x19LIMIT_MEASURE_UNSPECIFIED\x10\x00\x12\x17\n\x13LIMIT_MEASURE_SPEND\x10\x01\x12\x1a\n\x16LIMIT_MEASURE_REQUESTS\x10\x02\x12\x18\n\x14LIMIT_MEASURE_TOKENS\x10\x03\x12\x1d\n\x19LIMIT_MEASURE_CONCURRENCY\x10\x04*\xa3\x01\n\x0bLimitPeriod\x12\x1c\n\x18LIMIT_PERIOD_UNSPECIFIED\x10\x00\x12\x19\n\x15LIMIT_PERIOD_LIFETIME\x10\x01\x12\x16\n\x12LIMIT_PERIOD_MONTH\x10\x02\x12\x14\n\x10LIMIT_PERIOD_DAY\x10\x03\x12\x17\n\x13LIMIT_PERIOD_MINUTE\x10\x04\x12\x14\n\x10LIMIT_PERIOD_NOW\x10\x05\x32\xff\x01\n\x0cLimitService\x12\x42\n\x08SetLimit\x12\x1f.worldrouter.v1.SetLimitRequest\x1a\x15.worldrouter.v1.Limit\x12V\n\x0b\x44\x65leteLimit\x12\".worldrouter.v1.DeleteLimitRequest\x1a#.worldrouter.v1.DeleteLimitResponse\x12S\n\nListLimits\x12!.worldrouter.v1.ListLimitsRequest\x1a\".worldrouter.v1.ListLimitsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'worldrouter.v1.limit_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LIMITMEASURE']._serialized_start=639
-  _globals['_LIMITMEASURE']._serialized_end=794
-  _globals['_LIMITPERIOD']._serialized_start=797
-  _globals['_LIMITPERIOD']._serialized_end=960
+  _globals['_LIMITMEASURE']._serialized_start=653
+  _globals['_LIMITMEASURE']._serialized_end=808
+  _globals['_LIMITPERIOD']._serialized_start=811
+  _globals['_LIMITPERIOD']._serialized_end=974
   _globals['_SETLIMITREQUEST']._serialized_start=47
   _globals['_SETLIMITREQUEST']._serialized_end=216
   _globals['_DELETELIMITREQUEST']._serialized_start=218
@@ -46,7 +46,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTLIMITSRESPONSE']._serialized_start=403
   _globals['_LISTLIMITSRESPONSE']._serialized_end=487
   _globals['_LIMIT']._serialized_start=490
-  _globals['_LIMIT']._serialized_end=636
-  _globals['_LIMITSERVICE']._serialized_start=963
-  _globals['_LIMITSERVICE']._serialized_end=1218
+  _globals['_LIMIT']._serialized_end=650
+  _globals['_LIMITSERVICE']._serialized_start=977
+  _globals['_LIMITSERVICE']._serialized_end=1232
 # @@protoc_insertion_point(module_scope)

@@ -82,15 +82,17 @@ class ListLimitsResponse(_message.Message):
     def __init__(self, limits: _Optional[_Iterable[_Union[Limit, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class Limit(_message.Message):
-    __slots__ = ("id", "owner_id", "measure", "period", "maximum")
+    __slots__ = ("id", "owner_id", "measure", "period", "maximum", "used")
     ID_FIELD_NUMBER: _ClassVar[int]
     OWNER_ID_FIELD_NUMBER: _ClassVar[int]
     MEASURE_FIELD_NUMBER: _ClassVar[int]
     PERIOD_FIELD_NUMBER: _ClassVar[int]
     MAXIMUM_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
     id: str
     owner_id: str
     measure: LimitMeasure
     period: LimitPeriod
     maximum: int
-    def __init__(self, id: _Optional[str] = ..., owner_id: _Optional[str] = ..., measure: _Optional[_Union[LimitMeasure, str]] = ..., period: _Optional[_Union[LimitPeriod, str]] = ..., maximum: _Optional[int] = ...) -> None: ...
+    used: int
+    def __init__(self, id: _Optional[str] = ..., owner_id: _Optional[str] = ..., measure: _Optional[_Union[LimitMeasure, str]] = ..., period: _Optional[_Union[LimitPeriod, str]] = ..., maximum: _Optional[int] = ..., used: _Optional[int] = ...) -> None: ...

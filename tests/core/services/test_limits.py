@@ -16,6 +16,8 @@ from worldrouter.v1.limit_pb2 import (
     LIMIT_PERIOD_NOW,
 )
 
+from storage.records import RateAsk
+
 C = grpc.StatusCode
 REQUESTS = {"measure": LIMIT_MEASURE_REQUESTS, "period": LIMIT_PERIOD_MINUTE}
 SPEND = {"measure": LIMIT_MEASURE_SPEND, "period": LIMIT_PERIOD_DAY}
@@ -58,6 +60,21 @@ async def test_limits_are_made_changed_listed_and_deleted(core, failure) -> None
         request = limit_pb2.DeleteLimitRequest(limit_id=limit_id)
         failed = await failure(core.limits.DeleteLimit(request, metadata=core.operator))
         assert (failed.code, failed.param) == (C.NOT_FOUND, "limit_id")
+
+
+async def test_limits_say_what_is_used_of_them(core) -> None:
+    """Units of a rate that are in use, slots that cores have, and nanodollars that were charged."""
+    key = await core.make_key()
+    limits = [await put(core, key.id, 10**9, **fields) for fields in (SPEND, SLOTS, REQUESTS)]
+    assert [limit.used for limit in limits] == [0, 0, 0]
+    await core.store.register_core("core_1")
+    for number, limit in enumerate(limits[:2], 1):
+        purse = await core.store.purse(limit.id)
+        lease = {"account_id": purse.id, "core_id": "core_1", "chunk_nano_usd": 0, "ttl_s": 9}
+        await core.store.acquire(lease_id=f"l{number}", want_nano_usd=number, **lease)
+    await core.store.exchange_rates([RateAsk(limits[2].id, 10**9, needs=(3,))])
+    assert [limit.used for limit in await listed(core, key.id)] == [0, 2, 3]
+    assert (await put(core, key.id, 9, **REQUESTS)).used == 3
 
 
 async def test_a_repeated_change_of_a_limit_happens_once(core) -> None:
