@@ -19,6 +19,7 @@ from core.money.auditor import Auditor
 from core.money.escrow import Escrow, EscrowSettings
 from core.money.funds import Funds
 from core.money.ledger import LedgerWriter
+from core.money.purging import purge_forever
 from core.money.ratios import TextRatios
 from core.money.rollups import roll_up_forever
 from core.rates.rates import Rates
@@ -125,6 +126,7 @@ class Engine:
         self.keep(self.rates.run())
         self.keep(self.auditor.run())
         self.keep(roll_up_forever(self._store))
+        self.keep(purge_forever(self._store))
 
     def catalog(self) -> Catalog:
         """The models that are served now."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, literal, select
+from sqlalchemy import delete, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import Database, OverDatabase
 from storage.interfaces import IdempotencyConflict
 from storage.records import Once
 from storage.tables import BIGINT, idempotency
+
+FORGET_LIMIT = 256
+"""Keys freed by one transaction at most."""
 
 
 async def claim(database: Database, connection: AsyncConnection, once: Once | None, made: str) -> str | None:
@@ -37,13 +40,21 @@ class SqlIdempotency(OverDatabase):
     """`IdempotencyStore` over a database."""
 
     async def forget_keys(self, scope_prefix: str, *, older_than_s: int) -> int:
-        """Free the idempotency keys of scopes that begin so and were taken longer ago; how many."""
+        """Free the idempotency keys of scopes that begin so and were taken longer ago; how many.
+
+        In small transactions.
+        """
         taken_us = idempotency.c.created_us + literal(older_than_s * 1_000_000, BIGINT)
-        old = delete(idempotency).where(
-            idempotency.c.scope.startswith(scope_prefix, autoescape=True), taken_us < self._db.now_us()
-        )
+        own = idempotency.c.scope.startswith(scope_prefix, autoescape=True)
+        key = (idempotency.c.scope, idempotency.c.key)
+        some = select(*key).where(own, taken_us < self._db.now_us()).order_by(*key).limit(FORGET_LIMIT)
+        old = delete(idempotency).where(tuple_(*key).in_(some.with_for_update(skip_locked=True)))
 
         async def work(connection: AsyncConnection) -> int:
             return (await connection.execute(old)).rowcount
 
-        return await self._db.write(work)
+        freed = count = await self._db.write(work)
+        while count == FORGET_LIMIT:
+            count = await self._db.write(work)
+            freed += count
+        return freed

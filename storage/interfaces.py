@@ -478,6 +478,15 @@ class IdempotencyStore(Protocol):
         ...
 
 
+class PurgeStore(Protocol):
+    """What need not be kept."""
+
+    async def purge(self, *, older_than_s: int) -> int:
+        """Remove some rows of closed leases, of purses of past periods and of cores that have been of no use for that
+        long, in one small transaction; how many, 0 when there are no more. Safe to repeat."""
+        ...
+
+
 class Store(
     AccountStore,
     KeyStore,
@@ -490,6 +499,7 @@ class Store(
     PurseStore,
     AuditStore,
     IdempotencyStore,
+    PurgeStore,
     Protocol,
 ):
     """All of it, over one database."""

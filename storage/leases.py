@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from storage.database import AnyRow, AnySelect, Conflict, OverDatabase
+from storage.database import AnyRow, AnySelect, Conflict, Insert, OverDatabase
 from storage.interfaces import Missing, StoreError
 from storage.records import Lease, is_purse
 from storage.tables import BIGINT, accounts, cores, leases, purses
@@ -46,18 +46,21 @@ class SqlLeases(OverDatabase):
     async def register_core(self, core_id: str) -> None:
         """Enter a core that just started. Where one core at a time can run, every lease of an earlier core is
         closed and its unspent part returned in the same transaction. Safe to repeat."""
-        now_us = self._db.now_us()
 
         async def work(connection: AsyncConnection) -> None:
-            row = self._db.insert(cores).values(id=core_id, started_us=now_us, heartbeat_us=now_us)
-            again = row.on_conflict_do_update(index_elements=["id"], set_={"heartbeat_us": now_us})
-            await connection.execute(again)
+            await connection.execute(self._alive(core_id))
             if self._db.single_core:
                 await connection.execute(update(cores).where(cores.c.id != core_id).values(heartbeat_us=0))
                 while await _close(connection, leases.c.core_id != core_id):
                     pass
 
         await self._db.write(work)
+
+    def _alive(self, core_id: str) -> Insert:
+        """The core's heartbeat. It is entered again if it slept for so long that its row was removed."""
+        now_us = self._db.now_us()
+        row = self._db.insert(cores).values(id=core_id, started_us=now_us, heartbeat_us=now_us)
+        return row.on_conflict_do_update(index_elements=["id"], set_={"heartbeat_us": now_us})
 
     async def acquire(
         self,
@@ -143,7 +146,7 @@ class SqlLeases(OverDatabase):
         now_us = self._db.now_us()
 
         async def work(connection: AsyncConnection) -> list[str]:
-            await connection.execute(update(cores).where(cores.c.id == core_id).values(heartbeat_us=now_us))
+            await connection.execute(self._alive(core_id))
             own = select(leases.c.id).where(leases.c.core_id == core_id, leases.c.state == "active")
             life = {"ttl_us": ttl_us, "expires_us": now_us + literal(ttl_us, BIGINT)}
             renewed = (

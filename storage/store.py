@@ -20,6 +20,7 @@ from storage.limits import SqlLimits
 from storage.migrate import refuse_outdated
 from storage.payments import SqlPayments
 from storage.postgres import PostgresDatabase
+from storage.purging import SqlPurging
 from storage.purses import SqlPurses
 from storage.rates import SqlRates
 from storage.refunds import SqlRefunds
@@ -46,6 +47,7 @@ class SqlStore(
     SqlPurses,
     SqlAudits,
     SqlIdempotency,
+    SqlPurging,
 ):
     """`Store` over SQLite or PostgreSQL."""
 

@@ -34,6 +34,7 @@ PURE = frozenset(
         "core.money.ledger",
         "core.money.meter",
         "core.money.pricing",
+        "core.money.purging",
         "core.chat.offer",
         "core.chat.pipeline",
         "core.money.ratios",

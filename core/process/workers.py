@@ -140,7 +140,9 @@ class Worker:
             self.signal(signal.SIGHUP)
 
     def take(self, reloaded: Reloaded) -> None:
-        """Its next process begins with this configuration."""
+        """Its next process begins with this configuration, unless it knows a newer one."""
+        if reloaded.settings.version < self._next.settings.version:
+            return
         self._order, self._next = _with(reloaded, self._order), _with(reloaded, self._next)
 
     async def _listen(self, process: Process) -> None:
