@@ -44,15 +44,16 @@ class RelayStream:
 
     @property
     def full(self) -> bool:
-        """Whether no call has room."""
-        return len(self._calls) >= self._max_calls
+        """Whether no call has room: the core takes no more at once, or takes them too slowly."""
+        return len(self._calls) >= self._max_calls or self._outbox.crowded
 
     async def run(self) -> None:
         """Carry calls until the stream breaks, or is closed and empty."""
         writer = asyncio.get_running_loop().create_task(self._write())
         try:
             with contextlib.suppress(grpc.aio.AioRpcError):
-                while (response := await self._rpc.read()) is not grpc.aio.EOF:
+                # Until EOF, or None for what is no such message, of which the library has told the log.
+                while isinstance(response := await self._rpc.read(), relay_pb2.RelayResponse):
                     self._take(response)
                     del response  # megabytes perhaps, which nobody needs while the next one is awaited
         finally:

@@ -7,7 +7,7 @@ import logging
 
 import grpc
 import grpc.aio
-from worldrouter.v1 import relay_pb2_grpc
+from worldrouter.v1 import relay_pb2, relay_pb2_grpc
 
 from edge.relay.stream import RelayStream, RpcOfStream
 
@@ -80,7 +80,7 @@ class RelayStreams:
         timer = self._loop.call_later(HELLO_TIMEOUT_S, rpc.cancel)
         try:
             response = await rpc.read()
-            if response is grpc.aio.EOF or not response.HasField("hello"):
+            if not (isinstance(response, relay_pb2.RelayResponse) and response.HasField("hello")):
                 rpc.cancel()
                 return False
         except grpc.aio.AioRpcError as error:

@@ -410,3 +410,40 @@ async def test_a_full_stream(strange: Any, cores: Cores) -> None:
     assert (await ask(stub)).started.overhead_us == 1234
     for call in carried:
         call.cancel()
+
+
+class Gibberish(grpc.GenericRpcHandler):
+    """Answers a relay's caller with `messages`, which no schema knows."""
+
+    def __init__(self, *messages: bytes) -> None:
+        self._messages = messages
+
+    def service(self, details: Any) -> Any:
+        if details.method == "/worldrouter.v1.RelayService/Relay":
+            return grpc.stream_stream_rpc_method_handler(self._relay)
+        return None
+
+    async def _relay(self, requests: Any, context: Any) -> AsyncIterator[bytes]:
+        yield self._messages[0]
+        async for _ in requests:
+            for message in self._messages[1:]:
+                yield message
+
+
+@pytest.mark.parametrize("hello", [b"\xff\xff", HELLO.SerializeToString()])
+async def test_a_core_that_talks_gibberish(cores: Cores, hello: bytes) -> None:
+    """Its stream is given up, and its calls go by an RPC each; it is looked for again."""
+    core = FakeCore("")
+    core.server = grpc.aio.server()
+    core.relay = Relay(core)
+    cores.ports.append(core.server.add_insecure_port("127.0.0.1:0"))
+    core.server.add_generic_rpc_handlers((Gibberish(hello, b"\xff\xff"),))
+    await core.start(core.server)
+    cores.cores.append(core)
+    stub = cores.connect()
+    if hello == HELLO.SerializeToString():
+        await until_relayed(cores.channel)
+    assert (await ask(stub)).started.overhead_us == 1234
+    if hello == HELLO.SerializeToString():
+        await until_relayed(cores.channel, [])
+        await until_relayed(cores.channel)
