@@ -123,6 +123,8 @@ class Rates:
             share.put_back(counted.slice, counted.units - units)
         elif units > counted.units:
             share.owe(units - counted.units)
+            if share.wants_more(self._clock()):
+                self._ask_for(share)
 
     def tick(self) -> None:
         """Have what is unused brought back, and what is beyond told; called about once a second."""
@@ -156,7 +158,7 @@ class Rates:
     def _share(self, limit: Limit, now_s: float) -> Share:
         share = self._shares.get(limit.id)
         if share is None:
-            share = self._shares[limit.id] = Share(limit, now_s)
+            share = self._shares[limit.id] = Share(limit, now_s, self._slice_s)
         elif share.limit is not limit:
             share.limit = limit
         return share
@@ -241,7 +243,7 @@ class Rates:
             if failure is not None:
                 share.failed(ask, failure, now_s)
             else:
-                share.told(ask, got[index], now_s, self._slice_s)
+                share.told(ask, got[index], now_s)
             if share.waiters:
                 self._ask_for(share)
 

@@ -10,13 +10,14 @@ from storage.records import RATE_SLICES, Limit, RateAsk, RateShare
 
 SHARE_PARTS = 40
 """A core sets at most one of so many parts of a limit aside: four cores together strand a tenth of it."""
-SHARE_S = 2.0
-"""How long what a core sets aside lasts it at the pace of late."""
-IDLE_S = 2.0
+SHARE_SLICES = 2.0
+"""How long what a core sets aside lasts it at the pace of late; this and what follows in slices of a minute."""
+IDLE_SLICES = 2.0
 """When nothing was asked of a share for so long, what it has left goes back."""
-ASK_AGAIN_S = 0.5
+ASK_AGAIN_SLICES = 0.5
 """A core that was told that there is no room asks again after so long: others may have brought something back."""
-_LEAST_PACE_S = 0.25
+_LEAST_SLICES = 0.25
+"""Less than this says nothing of a pace, and is not waited for."""
 
 
 class Waiter(msgspec.Struct, eq=False):
@@ -37,8 +38,8 @@ class Room(msgspec.Struct, frozen=True, gc=False):
 class Share:
     """What a core has of a limit: `free` units that are taken in the store and used by nobody.
 
-    All times are seconds of one monotonic clock. `_room` is what the store had left when it was last asked, `_frees`
-    when how much comes free of what is in use.
+    All times are seconds of one monotonic clock, `slice_s` is how long a slice lasts. `_room` is what the store had left
+    when it was last asked, `_frees` when how much comes free of what is in use.
     """
 
     __slots__ = (
@@ -49,6 +50,7 @@ class Share:
         "_returned",
         "_room",
         "_slice",
+        "_slice_s",
         "_target",
         "_used",
         "_used_s",
@@ -58,8 +60,9 @@ class Share:
         "waiters",
     )
 
-    def __init__(self, limit: Limit, now_s: float) -> None:
+    def __init__(self, limit: Limit, now_s: float, slice_s: float) -> None:
         self.limit = limit
+        self._slice_s = slice_s
         self.free = 0
         self.waiters: list[Waiter] = []
         self.asking = False
@@ -109,8 +112,11 @@ class Share:
             self._returned[slice_] = self._returned.get(slice_, 0) + units
 
     def owe(self, units: int) -> None:
-        """So many units were used beyond what was taken."""
-        self._owed += units
+        """So many units were used beyond what was taken: out of those at hand, as far as they go."""
+        paid = min(units, self.free)
+        self.free -= paid
+        self._used += paid
+        self._owed += units - paid
 
     def left(self, now_s: float) -> Room:
         """What is left for everybody, as far as this core knows."""
@@ -130,7 +136,7 @@ class Share:
 
     def rest(self, now_s: float) -> bool:
         """Bring back what an idle share has left; whether there is anything to tell the store."""
-        if now_s - self._used_s >= IDLE_S:
+        if now_s - self._used_s >= IDLE_SLICES * self._slice_s:
             self._target = self._used = 0
             self._bring_back()
         return bool(self._returned or self._owed)
@@ -144,7 +150,7 @@ class Share:
         """Whether nothing is lost without it."""
         if self.free or self.waiters or self.asking or self._returned or self._owed:
             return False
-        return now_s - self._used_s > IDLE_S and (not self._frees or self._frees[0][0] <= now_s)
+        return now_s - self._used_s > IDLE_SLICES * self._slice_s and (not self._frees or self._frees[0][0] <= now_s)
 
     def ask(self, now_s: float) -> RateAsk:
         """What to ask of the store now: for all who wait, and for a share that fits the pace of late.
@@ -156,19 +162,19 @@ class Share:
         if needs:
             self._used_s = now_s
             self._bring_back()  # what none of them could use alone they may together with what others left
-        pace = (self._used + sum(needs)) / max(now_s - self._asked_s, _LEAST_PACE_S)
-        self._target = min(self.limit.amount // SHARE_PARTS, int(pace * SHARE_S))
+        pace = (self._used + sum(needs)) / max((now_s - self._asked_s) / self._slice_s, _LEAST_SLICES)
+        self._target = min(self.limit.amount // SHARE_PARTS, int(pace * SHARE_SLICES))
         self._used, self._asked_s, self.asking = 0, now_s, True
         returned, self._returned = self._returned, {}
         owed, self._owed = self._owed, 0
         return RateAsk(self.limit.id, self.limit.amount, needs, max(self._target - self.free, 0), returned, owed)
 
-    def told(self, ask: RateAsk, got: RateShare, now_s: float, slice_s: float) -> None:
+    def told(self, ask: RateAsk, got: RateShare, now_s: float) -> None:
         """The store's answer, which came now; whoever waited for it is served in order, or told that there is none."""
         self.asking = False
         began_s = now_s - got.into_us / 1e6
         self._frees = [
-            (began_s + (slice_ + RATE_SLICES - got.slice) * slice_s, units)
+            (began_s + (slice_ + RATE_SLICES - got.slice) * self._slice_s, units)
             for slice_, units in sorted(got.used.items(), reverse=True)
         ]
         self._room = ask.amount - sum(got.used.values())
@@ -177,7 +183,8 @@ class Share:
         self._ask_again_s = now_s
         if got.taken < sum(ask.needs) + ask.share:
             next_s = self._frees[-1][0] if self._frees else now_s
-            self._ask_again_s += min(max(next_s - now_s, slice_s / 4), ASK_AGAIN_S)
+            wait_s = max(next_s - now_s, _LEAST_SLICES * self._slice_s)
+            self._ask_again_s += min(wait_s, ASK_AGAIN_SLICES * self._slice_s)
         for waiter in self._served(ask):
             if waiter.need <= self.free:
                 self.free -= waiter.need
@@ -188,7 +195,7 @@ class Share:
     def failed(self, ask: RateAsk, error: Exception, now_s: float) -> None:
         """The store did not answer. What was to be brought back is free again after a minute by itself."""
         self.asking = False
-        self._ask_again_s = now_s + ASK_AGAIN_S
+        self._ask_again_s = now_s + ASK_AGAIN_SLICES * self._slice_s
         for waiter in self._served(ask):
             waiter.granted.set_exception(error)
 
