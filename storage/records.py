@@ -90,9 +90,9 @@ class Limit(msgspec.Struct, frozen=True, gc=False):
     amount: int
 
 
-RATE_SLICES = 60
-"""Slices of a minute: what is taken of a limit per minute is in use until so many slices later."""
-RATE_SLICE_US = 1_000_000
+RATE_SLICES = 6_000
+"""Slices of a minute: what is taken of a limit per minute is in use until so many slices later have passed."""
+RATE_SLICE_US = 10_000
 """How long a slice lasts."""
 
 

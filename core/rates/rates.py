@@ -19,7 +19,7 @@ from core.errors import RateLimited, RequestTooLarge, ServiceUnavailable, WorldR
 from core.rates.headers import duration, rate_headers
 from core.rates.share import Share, Waiter
 from storage.interfaces import RateStore, StoreError
-from storage.records import RATE_SLICE_US, Limit, RateShare
+from storage.records import RATE_SLICE_US, RATE_SLICES, Limit, RateShare
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Rates:
         self._clock = clock
         self._timeout_s = timeout_s
         self._slice_us = slice_us
-        self._slice_s = slice_us / 1e6
+        self._minute_s = slice_us / 1e6 * RATE_SLICES
         self._shares: dict[str, Share] = {}
         self._due: dict[str, Share] = {}
         self._wake = asyncio.Event()
@@ -158,7 +158,7 @@ class Rates:
     def _share(self, limit: Limit, now_s: float) -> Share:
         share = self._shares.get(limit.id)
         if share is None:
-            share = self._shares[limit.id] = Share(limit, now_s, self._slice_s)
+            share = self._shares[limit.id] = Share(limit, now_s, self._minute_s)
         elif share.limit is not limit:
             share.limit = limit
         return share

@@ -10,13 +10,13 @@ from storage.records import RATE_SLICES, Limit, RateAsk, RateShare
 
 SHARE_PARTS = 40
 """A core sets at most one of so many parts of a limit aside: four cores together strand a tenth of it."""
-SHARE_SLICES = 2.0
-"""How long what a core sets aside lasts it at the pace of late; this and what follows in slices of a minute."""
-IDLE_SLICES = 2.0
+SHARE_S = 2.0
+"""How long what a core sets aside lasts it at the pace of late; this and what follows for a minute of 60 seconds."""
+IDLE_S = 2.0
 """When nothing was asked of a share for so long, what it has left goes back."""
-ASK_AGAIN_SLICES = 0.5
+ASK_AGAIN_S = 0.5
 """A core that was told that there is no room asks again after so long: others may have brought something back."""
-_LEAST_SLICES = 0.25
+_LEAST_S = 0.25
 """Less than this says nothing of a pace, and is not waited for."""
 
 
@@ -38,8 +38,8 @@ class Room(msgspec.Struct, frozen=True, gc=False):
 class Share:
     """What a core has of a limit: `free` units that are taken in the store and used by nobody.
 
-    All times are seconds of one monotonic clock, `slice_s` is how long a slice lasts. `_room` is what the store had left
-    when it was last asked, `_frees` when how much comes free of what is in use.
+    All times are seconds of one monotonic clock, `minute_s` is how long a minute lasts. `_room` is what the store had
+    left when it was last asked, `_frees` when how much comes free of what is in use.
     """
 
     __slots__ = (
@@ -49,6 +49,7 @@ class Share:
         "_owed",
         "_returned",
         "_room",
+        "_second_s",
         "_slice",
         "_slice_s",
         "_target",
@@ -60,9 +61,10 @@ class Share:
         "waiters",
     )
 
-    def __init__(self, limit: Limit, now_s: float, slice_s: float) -> None:
+    def __init__(self, limit: Limit, now_s: float, minute_s: float) -> None:
         self.limit = limit
-        self._slice_s = slice_s
+        self._slice_s = minute_s / RATE_SLICES
+        self._second_s = minute_s / 60
         self.free = 0
         self.waiters: list[Waiter] = []
         self.asking = False
@@ -136,7 +138,7 @@ class Share:
 
     def rest(self, now_s: float) -> bool:
         """Bring back what an idle share has left; whether there is anything to tell the store."""
-        if now_s - self._used_s >= IDLE_SLICES * self._slice_s:
+        if now_s - self._used_s >= IDLE_S * self._second_s:
             self._target = self._used = 0
             self._bring_back()
         return bool(self._returned or self._owed)
@@ -150,7 +152,7 @@ class Share:
         """Whether nothing is lost without it."""
         if self.free or self.waiters or self.asking or self._returned or self._owed:
             return False
-        return now_s - self._used_s > IDLE_SLICES * self._slice_s and (not self._frees or self._frees[0][0] <= now_s)
+        return now_s - self._used_s > IDLE_S * self._second_s and (not self._frees or self._frees[0][0] <= now_s)
 
     def ask(self, now_s: float) -> RateAsk:
         """What to ask of the store now: for all who wait, and for a share that fits the pace of late.
@@ -162,8 +164,8 @@ class Share:
         if needs:
             self._used_s = now_s
             self._bring_back()  # what none of them could use alone they may together with what others left
-        pace = (self._used + sum(needs)) / max((now_s - self._asked_s) / self._slice_s, _LEAST_SLICES)
-        self._target = min(self.limit.amount // SHARE_PARTS, int(pace * SHARE_SLICES))
+        pace = (self._used + sum(needs)) / max((now_s - self._asked_s) / self._second_s, _LEAST_S)
+        self._target = min(self.limit.amount // SHARE_PARTS, int(pace * SHARE_S))
         self._used, self._asked_s, self.asking = 0, now_s, True
         returned, self._returned = self._returned, {}
         owed, self._owed = self._owed, 0
@@ -174,7 +176,7 @@ class Share:
         self.asking = False
         began_s = now_s - got.into_us / 1e6
         self._frees = [
-            (began_s + (slice_ + RATE_SLICES - got.slice) * self._slice_s, units)
+            (began_s + (slice_ + RATE_SLICES + 1 - got.slice) * self._slice_s, units)
             for slice_, units in sorted(got.used.items(), reverse=True)
         ]
         self._room = ask.amount - sum(got.used.values())
@@ -183,8 +185,8 @@ class Share:
         self._ask_again_s = now_s
         if got.taken < sum(ask.needs) + ask.share:
             next_s = self._frees[-1][0] if self._frees else now_s
-            wait_s = max(next_s - now_s, _LEAST_SLICES * self._slice_s)
-            self._ask_again_s += min(wait_s, ASK_AGAIN_SLICES * self._slice_s)
+            wait_s = max(next_s - now_s, _LEAST_S * self._second_s)
+            self._ask_again_s += min(wait_s, ASK_AGAIN_S * self._second_s)
         for waiter in self._served(ask):
             if waiter.need <= self.free:
                 self.free -= waiter.need
@@ -195,7 +197,7 @@ class Share:
     def failed(self, ask: RateAsk, error: Exception, now_s: float) -> None:
         """The store did not answer. What was to be brought back is free again after a minute by itself."""
         self.asking = False
-        self._ask_again_s = now_s + ASK_AGAIN_SLICES * self._slice_s
+        self._ask_again_s = now_s + ASK_AGAIN_S * self._second_s
         for waiter in self._served(ask):
             waiter.granted.set_exception(error)
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from storage.interfaces import Store
-from storage.records import RateAsk
+from storage.records import RATE_SLICES, RateAsk
 
-SLICE_US = 20_000
-MINUTE_S = 60 * SLICE_US / 1e6
+SLICE_US = 200
+MINUTE_S = RATE_SLICES * SLICE_US / 1e6
 
 
 async def take(store: Store, *asks: RateAsk) -> list[int]:
@@ -26,7 +26,7 @@ async def test_cores_never_take_more_than_there_is(store: Store, another_store: 
     pair = (RateAsk("a", 100, (1,) * 3), RateAsk("b", 50, (1,)))
     got = await asyncio.gather(
         *(
-            each.exchange_rates(pair if turn % 2 else pair[::-1], slice_us=1_000_000)
+            each.exchange_rates(pair if turn % 2 else pair[::-1], slice_us=10_000)
             for turn in range(15)
             for each in others
         )

@@ -123,7 +123,7 @@ async def test_a_refusal_says_when_to_try_again(cores: Cores) -> None:
         await admit(rates, limit(2))
     wait_s = caught.value.retry_after_s
     assert wait_s is not None
-    assert 48.7 < wait_s <= 49.75
+    assert 49.74 < wait_s <= 49.77
     assert dict(caught.value.headers())["x-ratelimit-remaining-requests"] == "0"
     await cores.wait(wait_s - 0.01)
     assert await count(rates, limit(2), 1) == 0
@@ -211,7 +211,7 @@ async def test_tokens_are_corrected_at_the_end(cores: Cores) -> None:
     await cores.wait(58.0, rates)  # the first of all are free again, the correction not yet
     with pytest.raises(RateLimited):
         await admit(rates, of, tokens=1)
-    await cores.wait(2.0, rates)
+    await cores.wait(2.1, rates)
     await admit(rates, of, tokens=1_000)
 
 
@@ -265,7 +265,7 @@ async def test_headers_are_true(cores: Cores) -> None:
     assert told["x-ratelimit-remaining-requests"] == "28"
     assert told["x-ratelimit-limit-tokens"] == "10000"
     assert told["x-ratelimit-remaining-tokens"] == "5000"
-    assert told["x-ratelimit-reset-requests"] == told["x-ratelimit-reset-tokens"] == "59.5s"
+    assert told["x-ratelimit-reset-requests"] == told["x-ratelimit-reset-tokens"] == "1m0.01s"
 
 
 async def test_a_store_that_fails(cores: Cores) -> None:
