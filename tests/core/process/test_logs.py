@@ -13,7 +13,7 @@ import pytest
 
 from core.access.apikeys import make_key
 from core.access_log import AccessLog, AccessRecord
-from core.process.logs import log_to
+from core.process.logs import hide, log_to
 
 SECRETS = ["sk-provider-0123456789", 'quote"back\\slash', "schlüssel-äöü", "sk-provider-0123456789-longer"]
 
@@ -40,6 +40,13 @@ def lines(request: Any, root_logger: logging.Logger) -> Callable[[], str]:
     out = request.param()
     log_to(out, secrets=SECRETS, level=logging.DEBUG)
     return out.getvalue
+
+
+def test_secrets_that_are_learned_later_are_hidden_too(lines: Callable[[], str]) -> None:
+    """Those that were known stay hidden."""
+    hide(["learned-later"])
+    logging.getLogger("core.test").info("%s, %s", "learned-later", SECRETS[0])
+    assert "[secret], [secret]" in lines()
 
 
 def logged_in(place: str, secret: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc.aio
 import pytest
-from worldrouter.v1 import maintenance_pb2, maintenance_pb2_grpc, routing_pb2, routing_pb2_grpc
+from worldrouter.v1 import auth_pb2, auth_pb2_grpc, maintenance_pb2, maintenance_pb2_grpc, routing_pb2, routing_pb2_grpc
 
 from core.reload import source_of
 
@@ -138,6 +138,38 @@ async def test_a_bad_file_changes_nothing(running: Any, caplog: pytest.LogCaptur
         await running.tell()
     assert await running.models() == ["m"]
     assert await running.cost(running.stream("m")) == 2_000
+
+
+async def test_lists_of_models_choose_from_the_new_ones(running: Any) -> None:
+    """A key's `oth*` was nothing, and is a model now."""
+    keys = auth_pb2_grpc.AuthServiceStub(running.core.channel)
+    asked = auth_pb2.CreateApiKeyRequest(display_name="k", allowed_models=["oth*"])
+    operator = running.core.metadata
+    of_key = (("authorization", f"Bearer {(await keys.CreateApiKey(asked, metadata=operator)).secret}"),)
+    running.core.metadata = of_key
+    assert await running.models() == []
+    running.core.metadata = operator
+    running.write(version="version = 4")
+    await running.tell()
+    running.core.metadata = of_key
+    assert await running.models() == ["other"]
+    assert await running.cost(running.stream("other")) == 1_000
+
+
+async def test_a_secret_that_is_new_is_blacked_out(running: Any, tmp_path: Path) -> None:
+    """In what callers are told, as those are that the core was started with."""
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret-and-new")
+    running.file.write_text(
+        FILE.replace("version = 3", "version = 4")
+        + f'[providers.far]\nkind = "openai"\nbase_url = "http://127.0.0.1:1/v1"\napi_key = "file:{secret}"\n'
+    )
+    await running.tell()
+    running.file.write_text(FILE.replace('id = "m"', 'id = "m"\ncreated = "s3cret-and-new"'))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await running.tell()
+    assert "models[0].created" in str(refused.value.details())
+    assert "s3cret" not in str(refused.value.details())
 
 
 async def test_what_cannot_change_is_named(running: Any, caplog: pytest.LogCaptureFixture) -> None:
