@@ -28,6 +28,7 @@ _KINDS: Mapping[DeviationKind, metering_pb2.AuditDeviationKind] = {
     "chain_missing": metering_pb2.AUDIT_DEVIATION_KIND_CHAIN_MISSING,
     "chain_unlisted": metering_pb2.AUDIT_DEVIATION_KIND_CHAIN_UNLISTED,
     "chain_head": metering_pb2.AUDIT_DEVIATION_KIND_CHAIN_HEAD,
+    "purse": metering_pb2.AUDIT_DEVIATION_KIND_PURSE,
 }
 
 

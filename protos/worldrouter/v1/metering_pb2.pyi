@@ -53,6 +53,7 @@ class AuditDeviationKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     AUDIT_DEVIATION_KIND_CHAIN_MISSING: _ClassVar[AuditDeviationKind]
     AUDIT_DEVIATION_KIND_CHAIN_UNLISTED: _ClassVar[AuditDeviationKind]
     AUDIT_DEVIATION_KIND_CHAIN_HEAD: _ClassVar[AuditDeviationKind]
+    AUDIT_DEVIATION_KIND_PURSE: _ClassVar[AuditDeviationKind]
 USAGE_DIMENSION_UNSPECIFIED: UsageDimension
 USAGE_DIMENSION_DAY: UsageDimension
 USAGE_DIMENSION_ACCOUNT: UsageDimension
@@ -84,6 +85,7 @@ AUDIT_DEVIATION_KIND_CHAIN_HASH: AuditDeviationKind
 AUDIT_DEVIATION_KIND_CHAIN_MISSING: AuditDeviationKind
 AUDIT_DEVIATION_KIND_CHAIN_UNLISTED: AuditDeviationKind
 AUDIT_DEVIATION_KIND_CHAIN_HEAD: AuditDeviationKind
+AUDIT_DEVIATION_KIND_PURSE: AuditDeviationKind
 
 class GetBalanceRequest(_message.Message):
     __slots__ = ("account_id",)

@@ -27,6 +27,7 @@ EXPECTED = {
     errors.NotFound: (C.NOT_FOUND, "NOT_FOUND", "not_found"),
     errors.Conflict: (C.ABORTED, "CONFLICT", "conflict"),
     errors.AlreadyExists: (C.ALREADY_EXISTS, "ALREADY_EXISTS", "conflict"),
+    errors.BudgetExceeded: (C.FAILED_PRECONDITION, "INSUFFICIENT_BALANCE", "budget_exceeded"),
     errors.RequestTooLarge: (C.RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE", "request_too_large"),
     errors.RateLimited: (C.RESOURCE_EXHAUSTED, "RATE_LIMIT_EXCEEDED", "rate_limit_exceeded"),
     errors.ServiceUnavailable: (C.UNAVAILABLE, "SERVICE_UNAVAILABLE", "service_unavailable"),
@@ -54,10 +55,8 @@ def read(error: BaseException, **options: str) -> tuple[C, str, ErrorInfo, Retry
 
 
 def make(kind: type[errors.WorldRouterError]) -> errors.WorldRouterError:
-    if kind is errors.InsufficientBalance:
-        return errors.InsufficientBalance(
-            "m", missing_nano_usd=7, affordable_tokens=8, credits_url="https://x/credits", retry_after_s=1.5
-        )
+    if issubclass(kind, errors.InsufficientBalance):
+        return kind("m", missing_nano_usd=7, affordable_tokens=8, credits_url="https://x/credits", retry_after_s=1.5)
     return kind("m", param="p", retry_after_s=1.5)
 
 
@@ -69,7 +68,7 @@ def test_every_error_has_its_status(kind: type[errors.WorldRouterError], expecte
     assert info.domain == "worldrouter"
     assert retry is not None
     assert retry.retry_delay.ToMilliseconds() == 1500
-    if kind is errors.InsufficientBalance:
+    if issubclass(kind, errors.InsufficientBalance):
         assert info.metadata["missing_nano_usd"] == "7"
         assert info.metadata["affordable_token_count"] == "8"
         assert info.metadata["credits_url"] == "https://x/credits"
