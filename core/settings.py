@@ -182,8 +182,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     version: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
     """Grows with every change of models, prices or endpoints, if several cores share a database: one whose file has a
-    lower version than the database has been served with, or the same one and other content, does not start. 0, the
-    default, is no version: it is lower than any other, and among files without one nothing is compared."""
+    lower version than the database has been served with, or the same one and other content, does not start, nor is it
+    loaded again. 0, the default, is no version: it is lower than any other, and among files without one nothing is
+    compared."""
     core: CoreSettings = CoreSettings()
     tls: TlsSettings = TlsSettings()
     database: DatabaseSettings = DatabaseSettings()

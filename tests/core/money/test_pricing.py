@@ -26,6 +26,7 @@ ESTIMATES = frozenset({"ratios.py"})
 """Bytes per token, learned: how large a hold is, and how many tokens nobody counted. Prices never meet them."""
 MONEY_CODE = [
     *sorted(path for path in (ROOT / "core" / "money").glob("*.py") if path.name not in ESTIMATES),
+    *sorted((ROOT / "core" / "prices").glob("*.py")),
     *sorted((ROOT / "storage").rglob("*.py")),
 ]
 WITHOUT_TIME = frozenset({"pricing.py", "usage.py", "meter.py"})
