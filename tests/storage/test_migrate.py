@@ -87,6 +87,7 @@ async def test_the_steps_make_the_constraints_of_the_program(migrated_file, tmp_
 
 async def test_accounts_and_keys_of_an_older_schema_go_on(empty_url) -> None:
     """Rows made before there was a tree are roots that every core finds, may use all, and can be parents."""
+    blob = "x'00'" if empty_url.startswith("sqlite") else "'\\x00'"
     engine = create_async_engine(empty_url, poolclass=NullPool)
     async with engine.begin() as connection:
         await connection.run_sync(upgrade, "0006")
@@ -95,8 +96,14 @@ async def test_accounts_and_keys_of_an_older_schema_go_on(empty_url) -> None:
             await connection.exec_driver_sql(
                 f"INSERT INTO accounts (id, display_name, kind, available, credit_limit, created_us) VALUES ({row})"
             )
+        await connection.exec_driver_sql(
+            "INSERT INTO api_keys (id, account_id, display_name, digest, pepper_version, secret_prefix, secret_suffix,"
+            f" created_us, seq) VALUES ('key_1', 'old_1', 'Key', {blob}, 1, 'p', 's', 0, 1)"
+        )
     await migrate(empty_url)
     store = await open_store(empty_url)
+    [key] = await store.keys_changed_since(0, 10)
+    assert (key.id, key.allowed_models, key.seq) == ("key_1", (), 1)
     old = [Account("old_2", "Old", "service", 7, 0, seq=1), Account("old_1", "Old", "user", 7, 1, seq=2)]
     assert await store.accounts_changed_since(0, 10) == old
     assert (await store.balance("old_1")).available_nano_usd == 6

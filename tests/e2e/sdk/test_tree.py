@@ -11,6 +11,7 @@ import openai
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 from worldrouter.v1.account_pb2 import Account, UpdateAccountRequest
+from worldrouter.v1.limit_pb2 import DeleteLimitRequest
 
 pytestmark = pytest.mark.slow
 
@@ -66,3 +67,33 @@ async def test_an_account_ends_for_all_below_it(scripted_router: Any, connect: C
     assert cut.value.code == "invalid_api_key"
     with pytest.raises(openai.AuthenticationError, match="account of this API key has expired"):
         await sdk.create(**ASKED)
+
+
+async def test_limits_of_the_command_line_bind_the_sdk(scripted_router: Any, connect: Callable[..., Any]) -> None:
+    """A rate of a key, slots and a budget of the team above it are set, used, listed with their use, and lifted."""
+    command = scripted_router.command
+    org = scripted_router.account(usd=10)
+    team = command("accounts", "create", "Team", "--parent", org.id)["id"]
+    key = command("keys", "create", "of a test", "--account", team)
+    sdk = connect(scripted_router, key["secret"])
+    rate = command("limits", "set", key["id"], "--requests", "1")
+    budget = command("limits", "set", team, "--usd", "5", "--per", "day")
+    await sdk.create(**ASKED)
+    with pytest.raises(openai.RateLimitError) as limited:
+        await sdk.create(**ASKED)
+    assert int(limited.value.response.headers["retry-after"]) <= 60
+    command("limits", "set", key["id"], "--requests", "100")
+    slots = command("limits", "set", team, "--concurrency", "0")
+    with pytest.raises(openai.RateLimitError):
+        await sdk.create(**ASKED)
+    scripted_router.settle()
+    [used] = command("usage", "records", "--account", team)
+    listed = command("limits", "list", key["id"], "--inherited")
+    assert [limit["id"] for limit in listed] == [budget["id"], slots["id"], rate["id"]]
+    assert (listed[0]["used"], listed[2]["used"] >= 1) == (used["cost_nano_usd"], True)
+    scripted_router.operator.limits.DeleteLimit(DeleteLimitRequest(limit_id=slots["id"]))
+    await sdk.create(**ASKED)
+    command("limits", "set", team, "--usd", "0", "--per", "day")
+    with pytest.raises(openai.APIStatusError) as spent:
+        await sdk.create(**ASKED)
+    assert (spent.value.status_code, spent.value.code) == (402, "budget_exceeded")
