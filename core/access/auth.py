@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from core.access.apikeys import KEY_PREFIX, Peppers, UnknownPepper, claimed_key_id, key_id_of
+from core.access.loads import Loads
 from core.access.tree import AccountTree
 from core.call import Caller, Policy, Role
 from core.errors import InvalidApiKey, ServiceUnavailable
@@ -107,7 +108,7 @@ class Authenticator:
         self._key_seq = 0
         self._account_seq = 0
         self._trusted_until_s = float("-inf")
-        self._loads = _Loads(self._load, monotonic_s)
+        self._loads = Loads(self._load, monotonic_s)
         self._ends: list[tuple[int, str, int]] = []
         self._account_ends: list[tuple[int, str]] = []
         self._old_secret_used_us: dict[str, int] = {}
@@ -351,47 +352,6 @@ class Authenticator:
     def _revoked(self, key_id: str) -> None:
         self._old_secret_used_us.pop(key_id, None)
         self._on_revoked(key_id)
-
-
-class _Loads:
-    """Runs a load for all who ask meanwhile, one at a time.
-
-    A caller is served by a load that began after it asked; who asks while one runs waits for the next.
-    """
-
-    def __init__(self, load: Callable[[], Awaitable[None]], monotonic_s: Callable[[], float]) -> None:
-        self._load = load
-        self._monotonic_s = monotonic_s
-        self._lock = asyncio.Lock()
-        self._begun = 0
-        self._begun_s = float("-inf")
-        self._ended = 0
-        self._error: Exception | None = None
-
-    async def join(self, *, least_interval_s: float = 0.0) -> None:
-        """Wait for the end of a load that begins from now on, that long after the last one; its error is raised."""
-        ticket = self._begun
-        async with self._lock:
-            if self._ended <= ticket:
-                wait_s = self._begun_s + least_interval_s - self._monotonic_s()
-                if wait_s > 0:
-                    await asyncio.sleep(wait_s)
-                await self._run()
-            if self._error is not None:
-                raise self._error.with_traceback(None)
-
-    async def _run(self) -> None:
-        """One load. A cancelled one leaves no outcome: the next in line loads again."""
-        self._begun += 1
-        self._begun_s = self._monotonic_s()
-        number = self._begun
-        try:
-            await self._load()
-        except Exception as error:
-            self._error = error
-        else:
-            self._error = None
-        self._ended = number
 
 
 def _bearer(authorization: str | None) -> str:
