@@ -265,8 +265,11 @@ class LedgerStore(Protocol):
         """
         ...
 
-    async def adjust(self, *, ref: str, account_id: str, amount_nano_usd: int, note: str) -> None:
-        """Credit an account by the operator's word. Nothing when `ref` is known: safe to repeat.
+    async def adjust(
+        self, *, ref: str, account_id: str, amount_nano_usd: int, note: str, purse_ids: Sequence[str] = ()
+    ) -> None:
+        """Credit an account by the operator's word, and budgets by their purses. Nothing when `ref` is known: safe to
+        repeat.
 
         Missing when there is no such account, NotPayer when it has a parent; ValueError unless amount > 0.
         """

@@ -12,6 +12,7 @@ from storage.database import AnyRow, AnySelect, OverDatabase
 from storage.entries import add_available, enter
 from storage.idempotency import claim
 from storage.interfaces import ConfigurationRefused, Duplicate
+from storage.purses import give_back
 from storage.records import (
     HOUSE_ADJUSTMENTS,
     HOUSE_FEES,
@@ -78,8 +79,11 @@ class SqlLedger(OverDatabase):
 
         return await self._db.write(work)
 
-    async def adjust(self, *, ref: str, account_id: str, amount_nano_usd: int, note: str) -> None:
-        """Credit an account by the operator's word. Nothing when `ref` is known: safe to repeat.
+    async def adjust(
+        self, *, ref: str, account_id: str, amount_nano_usd: int, note: str, purse_ids: Sequence[str] = ()
+    ) -> None:
+        """Credit an account by the operator's word, and budgets by their purses. Nothing when `ref` is known: safe to
+        repeat.
 
         Missing when there is no such account, NotPayer when it has a parent; ValueError unless amount > 0.
         """
@@ -90,6 +94,7 @@ class SqlLedger(OverDatabase):
             leg = (HOUSE_ADJUSTMENTS, account_id, amount_nano_usd)
             if await enter(self._db, connection, ref, "adjust", *leg, note=note):
                 await add_available(connection, account_id, amount_nano_usd)
+                await give_back(connection, purse_ids, amount_nano_usd)
 
         await self._db.write(work)
 

@@ -19,6 +19,13 @@ from storage.records import PURSE_PREFIX, Purse
 from storage.tables import leases, limits, purses
 
 
+async def give_back(connection: AsyncConnection, purse_ids: Sequence[str], amount: int) -> None:
+    """Undo a charge of these purses."""
+    moved = {"available": purses.c.available + amount, "spent": purses.c.spent - amount}
+    for purse_id in sorted(purse_ids):
+        await connection.execute(update(purses).where(purses.c.id == purse_id).values(**moved))
+
+
 class SqlPurses(OverDatabase):
     """`PurseStore` over a database."""
 

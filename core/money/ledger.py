@@ -139,6 +139,7 @@ class LedgerWriter:
                         account_id=settlement.account_id,
                         amount_nano_usd=record.settlement.amount_nano_usd,
                         note="the charge of an answer that could not be delivered",
+                        purse_ids=[purse_id for _, purse_id in settlement.budgets],
                     )
             except StoreError as error:
                 _log.error("A charge could not be given back, trying again: %s", error)

@@ -110,7 +110,7 @@ class Sqlite:
     async def books(self) -> Books:
         assert self._reader is not None
         read = self._reader.execute
-        return Books.of(read(books.ACCOUNTS), read(books.LEASES), read(books.LEDGER))
+        return Books.of(read(books.ACCOUNTS), read(books.LEASES), read(books.LEDGER), read(books.PURSES))
 
     async def lend(self, account_id: str, amount: int) -> None:
         with sqlite3.connect(self._file) as connection:
@@ -160,7 +160,8 @@ class Postgres:
         with self.loop.outside():
             async with self._reading, self._connection.transaction(isolation="repeatable_read"):
                 read = self._connection.fetch
-                return Books.of(await read(books.ACCOUNTS), await read(books.LEASES), await read(books.LEDGER))
+                queries = (books.ACCOUNTS, books.LEASES, books.LEDGER, books.PURSES)
+                return Books.of(*[await read(query) for query in queries])
 
     async def lend(self, account_id: str, amount: int) -> None:
         with self.loop.outside():

@@ -21,6 +21,7 @@ AT_ONCE = 3
 indexes = st.integers(0, 5)
 amounts = st.integers(1, 60)
 accounts = st.sampled_from(ACCOUNTS)
+budgets = st.sampled_from((0, 40, 90, 400))
 pauses = st.sampled_from(("none", "none", "some", "all", "all", "all"))
 ends = st.sampled_from(("complete", "complete", "complete", "client_gone", "internal_error", "upstream_failed"))
 
@@ -36,12 +37,18 @@ class Money(RuleBasedStateMachine):
         self.pending: list[Callable[[World], None]] = []
 
     @initialize(
-        balance=st.sampled_from((0, 100, 1_000)), limit=st.sampled_from((0, 0, 30)), chunk=st.sampled_from((1, 25))
+        balance=st.sampled_from((0, 100, 1_000)),
+        limit=st.sampled_from((0, 0, 30)),
+        chunk=st.sampled_from((1, 25)),
+        bound=st.lists(accounts, unique=True),
+        budget=budgets,
     )
-    def begin(self, balance: int, limit: int, chunk: int) -> None:
+    def begin(self, balance: int, limit: int, chunk: int, bound: list[str], budget: int) -> None:
         async def work() -> World:
             world = World(self.backend, await self.backend.fresh(), chunk=chunk)
             await world.begin(balance, limit)
+            for account in bound:
+                await world.give_limits(account, budget, 2)
             return world
 
         self.world = self.backend.loop.run_until_complete(work())
@@ -129,6 +136,11 @@ class Money(RuleBasedStateMachine):
     def top_up(self, core: int, account: str, payment: int, amount: int, key: int) -> None:
         """Ids repeat, with the same body and with another."""
         self.happens("all", lambda world: world.top_up(self._core(core), account, f"pay_{payment}", amount, f"{key}"))
+
+    @rule(account=accounts, budget=budgets, slots=st.sampled_from((1, 2, 5)))
+    def bind(self, account: str, budget: int, slots: int) -> None:
+        """An account gets limits, or others."""
+        self.happens("all", lambda world: world.bind(account, budget, slots))
 
     # Cores
 

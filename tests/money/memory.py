@@ -230,13 +230,18 @@ class MemoryStore:
             self._enter(Row(payment_id, "fee", HOUSE_PAYMENTS, HOUSE_FEES, fee_nano_usd))
         return self._top_up(payment_id)
 
-    async def adjust(self, *, ref: str, account_id: str, amount_nano_usd: int, note: str) -> None:
+    async def adjust(
+        self, *, ref: str, account_id: str, amount_nano_usd: int, note: str, purse_ids: Sequence[str] = ()
+    ) -> None:
         if amount_nano_usd <= 0:
             raise ValueError("an adjustment has an amount above 0")
         if (ref, "adjust") in self.rows:
             return
         self._account(account_id).available += amount_nano_usd
         self._enter(Row(ref, "adjust", HOUSE_ADJUSTMENTS, account_id, amount_nano_usd))
+        for purse_id in purse_ids:
+            self.purses[purse_id].available += amount_nano_usd
+            self.purses[purse_id].spent -= amount_nano_usd
 
     async def settle(self, batch: Sequence[Settlement]) -> dict[str, Charge]:
         kept = {ref: Charge(row.amount, row.shortfall) for (ref, kind), row in self.rows.items() if kind == "usage"}

@@ -49,7 +49,8 @@ class Trouble:
 
 
 async def day(world: World) -> None:
-    """Two customers, long and short requests, a payment, renewals, idle money, a restart: calls of every kind."""
+    """Two customers, one of them under limits, long and short requests, a payment, renewals, idle money, a restart:
+    calls of every kind."""
     core = world.cores[0]
     core.line.trouble_s = float("inf")  # the line knows nothing of what happens behind it
     for amount in (10, 20, 30):
@@ -85,6 +86,7 @@ async def lived(backend: Backend, trouble: Trouble, mode: str, at: int) -> int:
     backend.core_count, cores = 1, backend.core_count
     try:
         await world.begin(200, 0)
+        await world.give_limits(ACCOUNTS[1], 2_000, 5)
         trouble.begin(mode, at)
         await day(world)
         sent = trouble.sent

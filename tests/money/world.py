@@ -14,11 +14,12 @@ from core.call import Call, Caller, Role
 from core.catalog import Model, price_of
 from core.errors import ServiceUnavailable
 from core.money.escrow import Escrow, EscrowSettings, Hold, OutOfFunds
+from core.money.funds import Chain, Funds, OverLimit
 from core.money.ledger import LedgerWriter, SettlementFailed
 from core.money.meter import Estimate, Meter, Outcome
 from core.money.usage import TokenCounts
 from storage.interfaces import Duplicate, IdempotencyConflict, StoreError
-from storage.records import Once, Settlement
+from storage.records import Limit, Once, Settlement, is_purse
 from tests.money.backends import Backend
 from tests.money.books import Books, Violation
 from tests.money.line import Line
@@ -60,6 +61,7 @@ class Core:
     id: str
     line: Line
     escrow: Escrow
+    funds: Funds
     ledger: LedgerWriter
     renewed_s: float
     closed: set[str] = field(default_factory=set)
@@ -82,10 +84,16 @@ class Request:
     core: Core
     meter: Meter
     hold: Hold
+    chain: Chain | None = None
     cost: int = 0
     finished_s: float | None = None
     future: asyncio.Future[None] | None = None
     answer: str = ""
+
+    @property
+    def holds(self) -> tuple[Hold, ...]:
+        """Of its money, of budgets and of slots."""
+        return (self.hold,) if self.chain is None else (self.hold, *self.chain.budgets, *self.chain.slots)
 
     @property
     def settlement(self) -> Settlement:
@@ -103,6 +111,8 @@ class World:
         self.cores: list[Core] = []
         self.requests: list[Request] = []
         self.payments: dict[str, int] = {}
+        self.limits: dict[str, tuple[Limit, ...]] = {}
+        self.lowered: set[str] = set()
         self.violations: list[Violation] = []
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -143,7 +153,8 @@ class World:
             clock=self.loop.time,
             new_lease_id=lambda: f"lease_{next(self._numbers):04}",
         )
-        core = Core(core_id, line, escrow, ledger, self.loop.now_s)
+        funds = Funds(escrow, line, clock=self.loop.time)  # type: ignore[arg-type]
+        core = Core(core_id, line, escrow, funds, ledger, self.loop.now_s)
         self._keep(core, ledger.run())
         self.cores.append(core)
 
@@ -160,8 +171,12 @@ class World:
         """As admission does: from the lease at hand, or by waiting for one."""
         if not core.runs or core.stopping:
             return
+        limits = self.limits.get(account_id)
         try:
-            hold = core.escrow.try_hold(account_id, amount)
+            if limits is None:
+                hold: Hold | Chain | None = core.escrow.try_hold(account_id, amount)
+            else:
+                hold = core.funds.try_hold(account_id, amount, limits)
         except ServiceUnavailable:
             self._explain(core)
         else:
@@ -171,11 +186,17 @@ class World:
                 core.admissions.append(self._keep(core, self._wait_for_hold(core, account_id, amount)))
 
     async def _wait_for_hold(self, core: Core, account_id: str, amount: int) -> None:
+        limits = self.limits.get(account_id)
+        hold: Hold | Chain
         try:
             async with asyncio.timeout(ADMISSION_TIMEOUT_S):
-                hold = await core.escrow.hold(account_id, amount)
+                if limits is None:
+                    hold = await core.escrow.hold(account_id, amount)
+                else:
+                    hold = await core.funds.hold(account_id, amount, limits)
         except OutOfFunds as funds:
-            if funds.payable_nano_usd >= amount:
+            slots = isinstance(funds, OverLimit) and funds.limit.measure == "concurrency"
+            if funds.payable_nano_usd >= (1 if slots else amount):
                 self.violations.append(Violation(f"refused {amount} with {funds.payable_nano_usd} payable"))
         except (ServiceUnavailable, TimeoutError):
             self._explain(core)
@@ -193,11 +214,12 @@ class World:
         waits = line.sent or line.answered or line.frozen or line.down
         return bool(waits) or self.loop.now_s - line.trouble_s < since_s
 
-    def _admitted(self, core: Core, hold: Hold) -> None:
+    def _admitted(self, core: Core, held: Hold | Chain) -> None:
         request_id = f"req_{next(self._numbers)}"
+        chain = held if isinstance(held, Chain) else None
+        hold = chain.money if chain is not None else held
+        assert isinstance(hold, Hold)
         amount = hold.amount_nano_usd
-        if hold.lease.id in core.closed:
-            self.violations.append(Violation(f"{request_id} was admitted on {hold.lease.id}, long closed"))
         meter = Meter(
             call=Call(request_id, "", Caller(Role.API_KEY, hold.account_id, "key_1")),
             model=MODEL,
@@ -207,15 +229,20 @@ class World:
             escrow=core.escrow,
             queue=core.ledger,
             core_id=core.id,
+            chain=chain,
         )
-        self.requests.append(Request(request_id, core, meter, hold))
+        request = Request(request_id, core, meter, hold, chain)
+        self.requests.append(request)
+        for each in request.holds:
+            if each.lease.id in core.closed:
+                self.violations.append(Violation(f"{request_id} was admitted on {each.lease.id}, long closed"))
 
     def _closing(self, lease_id: str) -> None:
         """A core closes no lease that its own requests hold money of, unless it has lost it already."""
         for request in self.requests:
-            lease = request.hold.lease
-            if lease.id == lease_id and request.core.alive and request.finished_s is None and not lease.lost:
-                self.violations.append(Violation(f"{lease_id} is closed, and {request.id} holds money of it"))
+            leases = [hold.lease for hold in request.holds if request.core.alive and request.finished_s is None]
+            if any(lease.id == lease_id and not lease.lost for lease in leases):
+                self.violations.append(Violation(f"{lease_id} is closed, and {request.id} holds something of it"))
 
     def finish(self, request: Request, tokens: int, how: str) -> None:
         """The request ends; for "complete" the customer waits for the commit."""
@@ -280,11 +307,34 @@ class World:
         if self.payments.setdefault(made.id, made.amount_nano_usd) != made.amount_nano_usd:
             self.violations.append(Violation(f"payment {made.id} was answered in two ways"))
 
+    # Limits
+
+    def bind(self, account_id: str, amount: int, slots: int) -> None:
+        """Give an account limits, or change them."""
+        task = self.loop.create_task(self.give_limits(account_id, amount, slots))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def give_limits(self, account_id: str, amount: int, slots: int) -> None:
+        # A lifetime for the one and a day for the other.
+        period = "lifetime" if account_id == ACCOUNTS[0] else "day"
+        wanted = (
+            Limit(f"lim_{account_id}", account_id, "spend", period, amount),  # type: ignore[arg-type]
+            Limit(f"lim_{account_id}_now", account_id, "concurrency", "now", slots),
+        )
+        before = {limit.id: limit.amount for limit in self.limits.get(account_id, ())}
+        self.lowered |= {limit.id for limit in wanted if limit.amount < before.get(limit.id, 0)}
+        with self.loop.outside():
+            for limit in wanted:
+                await self.store.set_limit(limit)
+        self.limits[account_id] = wanted
+
     # What a core does by itself
 
     def give_back_idle(self, core: Core) -> None:
         if core.runs:
             core.escrow.give_back_idle()
+            core.funds.give_back_idle()
 
     def maintain(self, core: Core) -> None:
         """Renew, then reap, one after the other."""
@@ -405,14 +455,19 @@ class World:
                 continue
             if request.finished_s is not None:
                 waiting[request.core.id] = waiting.get(request.core.id, 0) + 1
-            of_lease = (
-                request.hold.amount_nano_usd if request.finished_s is None else request.settlement.amount_nano_usd
-            )
-            unsettled[request.hold.lease.id] = unsettled.get(request.hold.lease.id, 0) + of_lease
+            for hold in request.holds:
+                if request.finished_s is None:
+                    of_lease = hold.amount_nano_usd
+                elif request.chain is not None and hold in request.chain.slots:
+                    continue
+                else:
+                    of_lease = request.settlement.amount_nano_usd
+                unsettled[hold.lease.id] = unsettled.get(hold.lease.id, 0) + of_lease
         for core in self.cores:
             if core.alive and waiting.get(core.id, 0) > core.ledger.depth:
                 raise Violation(f"{core.id} has forgotten settlements")
         self._check_leases(books, unsettled)
+        self._check_purses(books)
         for payment, amount in self.payments.items():
             entered = [row.amount for row in books.rows if (row.ref, row.kind) == (payment, "topup")]
             if entered != [amount]:
@@ -426,6 +481,23 @@ class World:
                 raise Violation(f"{amount} held of {lease_id}, which does not exist")
             if lease.active and amount > lease.granted - lease.spent:
                 raise Violation(f"{amount} held of {lease_id}, which has {lease.granted - lease.spent} left")
+
+    def _check_purses(self, books: Books) -> None:
+        """Every charge, and nothing else, is in the purses of its request, and none allows more than its amount."""
+        charged = dict.fromkeys(books.purses, 0)
+        usage = books.usage()
+        refunds = {row.ref: row.amount for row in books.rows if row.kind == "adjust"}
+        for request in self.requests:
+            row = usage.get(request.id)
+            for hold in request.chain.budgets if row is not None and request.chain is not None else ():
+                assert row is not None
+                charged[hold.account_id] += row.amount - refunds.get(f"refund-{request.id}", 0)
+        for purse_id, spent in books.spent_of_purses().items():
+            purse = books.purses[purse_id]
+            if spent != charged[purse_id]:
+                raise Violation(f"{purse_id} has {spent} spent, and {charged[purse_id]} was charged to it")
+            if purse.available < 0 and purse.limit_id not in self.lowered:
+                raise Violation(f"{purse_id} allowed more than there is: {purse.available}")
 
     # The end
 
@@ -470,6 +542,7 @@ class World:
 
     async def _spend_all(self) -> None:
         """Who has money can hold it, all of it, on one core."""
+        self.limits.clear()
         await self.pass_time(TTL_S + 1)
         await self._maintain_all()
         with self.loop.outside():
@@ -478,6 +551,10 @@ class World:
         core = next((core for core in self.cores if core.runs and not core.stopping), None)
         if core is None:
             return
+        books = await self.backend.books()
+        stuck = [id_ for id_, lease in books.leases.items() if lease.active and is_purse(lease.account_id)]
+        if stuck:
+            raise Violation(f"nobody uses what {stuck} have of limits")
         for account_id in ACCOUNTS:
             await self.pass_time(0.1)
             with self.loop.outside():
