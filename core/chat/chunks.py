@@ -12,12 +12,10 @@ leave only when the charge is committed.
 
 from __future__ import annotations
 
-import re
-from typing import NamedTuple
-
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from core.chat.frame import BETWEEN_EVENTS, EVENT, EVENT_END, Frame
 from core.chat.halves import without_halves
 from core.chat.tool_calls import ToolCallNumbering, produced_bytes
 from core.errors import UpstreamFailed
@@ -32,16 +30,10 @@ _ROLE = Raw(b'"assistant"')
 _TAIL_USAGE = b',"usage":null}'
 _DONE = b"[DONE]"
 _OBJECT = Raw(b'"chat.completion.chunk"')
-_EVENT, _EVENT_END = b"data: ", b"\n\n"
-_BETWEEN_EVENTS = _EVENT_END + _EVENT
 _PROBE = b"-worldrouter-probe-"
 _PROBE_TEXTS = (Raw(b'"%b"' % _PROBE),)
 _FIRST_LESSONS, _LESSON_COST = 4, 4
 """How often a frame may be learned at once, and how many chunks one has to have saved before the next is."""
-_PLAIN_BYTES = bytes(byte for byte in range(0x20, 0x100) if byte not in b'"\\')
-"""What may stand in a JSON string as it is."""
-_is_string_inside = re.compile(rb'[^"\\\x00-\x1f]*+(?:\\["\\/bfnrt][^"\\\x00-\x1f]*+)*+').fullmatch
-"""What may stand between the quotes of a JSON string, but for numbered escapes."""
 
 
 class _Delta(msgspec.Struct):
@@ -65,21 +57,6 @@ class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     usage: Raw | UnsetType = UNSET
     error: Raw = _NULL
-
-
-class _Frame(NamedTuple):
-    """What stands before and behind the text of a chunk, in the upstream's chunks and in ours."""
-
-    start: bytes
-    end: bytes
-    first: bytes
-    """From the beginning of an event to its text."""
-    between: bytes
-    """From the text of one event to that of the next."""
-    last: bytes
-    """From the text of an event to its end."""
-    our_start: bytes
-    our_end: bytes
 
 
 _Object = dict[str, Raw]
@@ -124,7 +101,7 @@ class ChunkRewriter:
         self._include_usage = include_usage
         self._head: bytes | None = None
         self._our_head = b""
-        self._frame: _Frame | None = None
+        self._frame: Frame | None = None
         self._lessons = _FIRST_LESSONS * _LESSON_COST
         self._held: list[bytes] = []
         self._introduced: set[int] = set()
@@ -162,7 +139,7 @@ class ChunkRewriter:
 
     def _push_row(self, events: list[bytes], out: list[bytes]) -> int:
         """Take chunks of the known frame off the beginning; how many there were."""
-        read, before = b"".join((_EVENT, _BETWEEN_EVENTS.join(events), _EVENT_END)), len(out)
+        read, before = b"".join((EVENT, BETWEEN_EVENTS.join(events), EVENT_END)), len(out)
         if read.count(b"\n") == 2 * len(events):  # none of several lines, which might look like several events
             self.push_read(read, out)
         return len(out) - before
@@ -177,20 +154,12 @@ class ChunkRewriter:
             return False
         return self._push_texts(frame, [data[start:end]], out)
 
-    def _push_texts(self, frame: _Frame, texts: list[bytes], out: list[bytes]) -> bool:
-        """Take what stands in a frame; False unless all of it is the inside of a string.
-
-        A frame is what it was learned as whatever text it is around, as long as the text ends where it ends.
-        """
-        joined = b" ".join(texts)  # a blank completes neither an escape nor a character
-        if joined.translate(None, _PLAIN_BYTES) and not _is_string_inside(joined):
+    def _push_texts(self, frame: Frame, texts: list[bytes], out: list[bytes]) -> bool:
+        size_bytes = frame.pass_on(texts, out)
+        if size_bytes is None:
             return False
-        if not (joined.isascii() or _is_utf8(joined)):
-            return False
-        count, our_start, our_end = len(texts), frame.our_start, frame.our_end
-        self.text_bytes += len(joined) - count + 1
-        self._lessons += count
-        out += [our_start + text + our_end for text in texts]
+        self.text_bytes += size_bytes
+        self._lessons += len(texts)
         return True
 
     def push(self, data: bytes, out: list[bytes]) -> None:
@@ -251,8 +220,7 @@ class ChunkRewriter:
         ours = self._exchange_head(start + _PROBE + end, probe)
         if ours is not None:
             our_start, our_end = ours.split(_PROBE)
-            between = end + _BETWEEN_EVENTS + start
-            self._frame = _Frame(start, end, _EVENT + start, between, end + _EVENT_END, our_start, our_end)
+            self._frame = Frame.of(start, end, our_start, our_end)
 
     def finish(self, charged: TokenCounts) -> list[bytes]:
         """The last chunks: the held ones, and the usage chunk if the caller asked for it.
@@ -404,14 +372,6 @@ def _decode(data: bytes) -> _Chunk:
         return _chunk_decoder.decode(data)
     except (RecursionError, UnicodeDecodeError):
         raise UpstreamFailed("The upstream sent a chunk that is not one.") from None
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _texts(choices: list[_Choice]) -> tuple[Raw, ...]:
