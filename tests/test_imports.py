@@ -26,6 +26,7 @@ PURE = frozenset(
         "core.chat.counting",
         "core.chat.dispatch",
         "core.chat.envelope",
+        "core.chat.frame",
         "core.money.auditor",
         "core.money.escrow",
         "core.money.funds",
