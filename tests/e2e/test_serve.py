@@ -23,6 +23,8 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from worldrouter.client import AsyncClient, error_info
 from worldrouter.v1.raw_chat_pb2 import CreateRawCompletionRequest
 
+from tests.e2e.conftest import PLAIN_RPCS
+
 pytestmark = pytest.mark.slow
 
 SECOND_START_S = 3.0
@@ -299,9 +301,10 @@ async def test_a_second_sigint_ends_streams_at_once(launcher: Any, scripted_conf
 
 
 @pytest.mark.slow
-async def test_a_core_that_drains_behind_an_edge(launcher: Any, scripted_config: str) -> None:
+@pytest.mark.parametrize("edge", ["", PLAIN_RPCS], ids=["relay", "plain"])
+async def test_a_core_that_drains_behind_an_edge(launcher: Any, scripted_config: str, edge: str) -> None:
     """SIGTERM to a core apart: its stream ends well through the edge, which turns unready and refuses new ones."""
-    router = await asyncio.to_thread(launcher.apart, scripted_config)
+    router = await asyncio.to_thread(launcher.apart, scripted_config + edge)
     account = router.account(usd=10)
     url = f"{router.base_url}/chat/completions"
     asked = {"model": "scripted", "messages": [{"role": "user", "content": "one"}]}
