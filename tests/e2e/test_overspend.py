@@ -1,4 +1,5 @@
-"""A thousand requests at once on a balance that pays for fifty: never more is held and spent than there is.
+"""A thousand requests at once on a balance, or a budget, that pays for fifty: never more is held and spent than there
+is.
 
 The upstream is the witness: whatever it works on is held, whatever it has answered is spent.
 """
@@ -27,6 +28,9 @@ HOLD = LIMIT_TOKENS * TOKEN_NANO_USD
 COST = USED_TOKENS * TOKEN_NANO_USD
 REQUESTS = 1_000
 TRIES = 3
+BOUNDS = ("balance", "budget")
+POLL_S = 2.5
+"""After which every core has heard of a limit."""
 CONFIG = f"""
 [timeouts]
 admission_s = 60.0  # a thousand at once, on any machine
@@ -98,25 +102,43 @@ async def everybody_at_once(router: Any, key: str) -> Counter[str]:
     return told
 
 
-async def check(router: Any, witness: Witness) -> None:
+async def check(router: Any, witness: Witness, bound: str) -> None:
     """Everybody asks, and what they are told, what the witness saw and what the account has fit together."""
-    key = (await asyncio.to_thread(router.command, "keys", "create", "a thousand"))["secret"]
+    if bound == "balance":
+        key = (await asyncio.to_thread(router.command, "keys", "create", "a thousand"))["secret"]
+        refused = "insufficient_balance"
+    else:
+        rich = await asyncio.to_thread(router.account, 1_000)
+        limit = ("limits", "set", rich.key_id, "--usd", str(BALANCE // 1_000 // MILLI_USD), "--per", "month")
+        await asyncio.to_thread(router.command, *limit)
+        await asyncio.sleep(POLL_S)
+        key, refused = rich.key, "budget_exceeded"
     told = await everybody_at_once(router, key)
     await asyncio.to_thread(router.settle)
-    assert set(told) == {"ok", "insufficient_balance"}
+    assert set(told) == {"ok", refused}
     assert told["ok"] == witness.answered
     assert HOLD < witness.most <= BALANCE
     assert witness.most_working > BALANCE // HOLD // 2  # there was a crowd
-    balance = await asyncio.to_thread(router.command, "balance")
-    assert int(balance["balance_nano_usd"]) == BALANCE - told["ok"] * COST >= 0
+    if bound == "balance":
+        balance = await asyncio.to_thread(router.command, "balance")
+        left = int(balance["balance_nano_usd"])
+    else:
+        [budget] = await asyncio.to_thread(router.command, "limits", "list", rich.key_id)
+        left = BALANCE - int(budget["used"])
+    assert left == BALANCE - told["ok"] * COST >= 0
+    await asyncio.to_thread(router.command, "audit")  # it fails if something does not add up
 
 
-async def test_a_thousand_at_once_on_sqlite(launcher: Any, witness: Witness) -> None:
+@pytest.mark.parametrize("bound", BOUNDS)
+async def test_a_thousand_at_once_on_sqlite(launcher: Any, witness: Witness, bound: str) -> None:
     """One core."""
-    await check(await asyncio.to_thread(launcher.serve, CONFIG % witness.url), witness)
+    await check(await asyncio.to_thread(launcher.serve, CONFIG % witness.url), witness, bound)
 
 
-async def test_a_thousand_at_once_over_four_cores(launcher: Any, witness: Witness, postgres_url: Any) -> None:
+@pytest.mark.parametrize("bound", BOUNDS)
+async def test_a_thousand_at_once_over_four_cores(
+    launcher: Any, witness: Witness, postgres_url: Any, bound: str
+) -> None:
     """On PostgreSQL, behind one port."""
     environment = {"WORLDROUTER_DATABASE_URL": postgres_url()}
     home = launcher.home()
@@ -124,4 +146,4 @@ async def test_a_thousand_at_once_over_four_cores(launcher: Any, witness: Witnes
     assert await asyncio.to_thread(migrated.wait, 30) == 0
     config, options = CONFIG % witness.url, ("--workers", "4")
     router = await asyncio.to_thread(lambda: launcher.serve(config, *options, home=home, environment=environment))
-    await check(router, witness)
+    await check(router, witness, bound)
