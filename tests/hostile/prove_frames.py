@@ -36,6 +36,8 @@ PER_RPC = 10_000
 AT_ONCE = 16
 CREDIT_NANO_USD = 10**15
 STOP_S = 10.0
+PATIENCE_S = 60.0
+"""With the database: a busy machine is no caller's mistake either."""
 SHOWN = 20
 
 
@@ -54,7 +56,9 @@ class _Complaints(logging.Handler):
 @asynccontextmanager
 async def _core(folder: Path) -> AsyncIterator[tuple[int, grpc.aio.Channel, str]]:
     """A core on SQLite: its port, a channel without a socket, its operator's token. Its books add up at the end."""
-    settings, home = convert(tomllib.loads(SCRIPTED) | {"core": {"grpc_port": 0}}), Home(folder / "home")
+    tables = tomllib.loads(SCRIPTED) | {"core": {"grpc_port": 0}}
+    tables["timeouts"] |= {"admission_s": PATIENCE_S, "settle_s": PATIENCE_S}
+    settings, home = convert(tables), Home(folder / "home")
     home.create()
     await migrate(database_url(settings, home))
     core = await CoreServer.start(settings, home, {}, starting_balance=True, on_fatal=sys.exit)

@@ -26,6 +26,9 @@ FINE = {
 """What a caller's mistake may come to."""
 
 
+TIMEOUT_S = 60.0
+
+
 class NotFine(Exception):
     """An answer that no caller's mistake should have; the text tells how to make it again."""
 
@@ -71,11 +74,11 @@ async def fire(channel: grpc.aio.Channel, shot: Shot) -> C:
     metadata = () if shot.key is None else (("authorization", f"Bearer {shot.key}"),)
     method = shot.method
     if method.client_streaming:
-        call: Any = channel.stream_stream(shot.path)(iter([shot.raw]), metadata=metadata, timeout=30)
+        call: Any = channel.stream_stream(shot.path)(iter([shot.raw]), metadata=metadata, timeout=TIMEOUT_S)
     elif method.server_streaming:
-        call = channel.unary_stream(shot.path)(shot.raw, metadata=metadata, timeout=30)
+        call = channel.unary_stream(shot.path)(shot.raw, metadata=metadata, timeout=TIMEOUT_S)
     else:
-        call = channel.unary_unary(shot.path)(shot.raw, metadata=metadata, timeout=30)
+        call = channel.unary_unary(shot.path)(shot.raw, metadata=metadata, timeout=TIMEOUT_S)
     try:
         if not method.server_streaming:
             await call
