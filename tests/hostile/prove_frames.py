@@ -10,7 +10,6 @@ import re
 import sys
 import tempfile
 import time
-import tomllib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, redirect_stderr
@@ -25,8 +24,8 @@ from worldrouter.v1 import account_pb2, account_pb2_grpc, auth_pb2, auth_pb2_grp
 
 from core.home import Home
 from core.inprocess import InProcessServer
+from core.reload import source_of
 from core.server import CoreServer, audit_database, database_url
-from core.settings import convert
 from core.state import operator_token
 from storage.migrate import migrate
 from tests.e2e.conftest import SCRIPTED
@@ -36,7 +35,7 @@ PER_RPC = 10_000
 AT_ONCE = 16
 CREDIT_NANO_USD = 10**15
 STOP_S = 10.0
-PATIENCE_S = 60.0
+PATIENCE_S = "60"
 """With the database: a busy machine is no caller's mistake either."""
 SHOWN = 20
 
@@ -56,12 +55,14 @@ class _Complaints(logging.Handler):
 @asynccontextmanager
 async def _core(folder: Path) -> AsyncIterator[tuple[int, grpc.aio.Channel, str]]:
     """A core on SQLite: its port, a channel without a socket, its operator's token. Its books add up at the end."""
-    tables = tomllib.loads(SCRIPTED) | {"core": {"grpc_port": 0}}
-    tables["timeouts"] |= {"admission_s": PATIENCE_S, "settle_s": PATIENCE_S}
-    settings, home = convert(tables), Home(folder / "home")
+    config, home = folder / "worldrouter.toml", Home(folder / "home")
+    config.write_text(SCRIPTED)
+    patient = {"WORLDROUTER_TIMEOUTS_ADMISSION_S": PATIENCE_S, "WORLDROUTER_TIMEOUTS_SETTLE_S": PATIENCE_S}
+    source = source_of(config, patient, {"grpc_port": 0}, presets=False)
+    settings = source.loaded
     home.create()
     await migrate(database_url(settings, home))
-    core = await CoreServer.start(settings, home, {}, starting_balance=True, on_fatal=sys.exit)
+    core = await CoreServer.start(settings, home, patient, starting_balance=True, on_fatal=sys.exit, source=source)
     inside = InProcessServer()
     core.guard.install(inside)
     ends_s = time.monotonic() + STOP_S
