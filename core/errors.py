@@ -25,7 +25,7 @@ WorldRouterError
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 
 class WorldRouterError(Exception):
@@ -168,17 +168,14 @@ class RequestTooLarge(WorldRouterError):
 
 
 class RateLimited(WorldRouterError):
-    """A rate or concurrency limit, ours or that of every upstream of the model; `headers` say what is left of ours."""
+    """A rate or concurrency limit, ours or that of every upstream of the model; `left` says what is left of ours."""
 
     reason = "RATE_LIMIT_EXCEEDED"
     code = "rate_limit_exceeded"
-
-    def __init__(self, message: str, *, headers: tuple[tuple[str, str], ...] = (), **more: Any) -> None:
-        super().__init__(message, **more)
-        self._headers = headers
+    left: tuple[tuple[str, str], ...] = ()
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        return self._headers
+        return self.left
 
 
 class ServiceUnavailable(WorldRouterError):

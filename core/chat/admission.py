@@ -126,7 +126,7 @@ class Admission:
                     raise self._refusal(model, estimate, funds, affordable) from None
             estimate = msgspec.structs.replace(estimate, output_tokens=envelope.choices * lowered)
 
-    async def count(self, policy: Policy, key_id: str | None, envelope: Envelope, model: Model) -> Passed | None:
+    async def count(self, policy: Policy, envelope: Envelope, model: Model) -> Passed | None:
         """Count a request in its limits per minute, before any money is held; None if it has none.
 
         RateLimited; RequestTooLarge for what never fits; ServiceUnavailable.
@@ -139,7 +139,7 @@ class Admission:
         else:
             least += envelope.choices * min(max(envelope.max_output, envelope.foreign_limit), model.max_output_tokens)
             expected = least
-        return await self._rates.admit(policy.limits, token_count=expected, least_token_count=least, key_id=key_id)
+        return await self._rates.admit(policy.limits, token_count=expected, least_token_count=least)
 
     async def _hold(self, caller: Caller, model: Model, estimate: Estimate, lowered: int | None) -> Reserved:
         amount = _amount(model, estimate)

@@ -15,8 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from core.access_log import AccessRecord
-from core.call import Call
+from core.call import Call, Policy
 from core.catalog import Endpoint, Model
+from core.chat.admission import Reserved
 from core.chat.answers import Answer, read_answer
 from core.chat.chunks import ChunkRewriter
 from core.chat.counting import Counting
@@ -26,6 +27,7 @@ from core.chat.sse import EventTooLong, SseDecoder
 from core.errors import (
     InternalError,
     InvalidRequest,
+    RateLimited,
     UpstreamFailed,
     UpstreamTimeout,
     WorldRouterError,
@@ -99,9 +101,10 @@ class Exchange:
         if self.streams and not model.streaming:
             raise InvalidRequest(f"The model {model.id!r} cannot stream.", param="stream")
         caller = self.call.caller
-        if caller.policy is not None:
-            self._passed = await pipeline.admission.count(caller.policy, caller.key_id, envelope, model)
-        reserved = await pipeline.admission.reserve(caller, envelope, model)
+        if caller.policy is None:
+            reserved = await pipeline.admission.reserve(caller, envelope, model)
+        else:
+            reserved = await self._reserve_under(caller.policy, envelope, model)
         self._lowered = reserved.lowered
         self._most_output = reserved.estimate.output_tokens
         self._meter = Meter(
@@ -125,6 +128,17 @@ class Exchange:
         )
         if self._cut is not None:
             raise self._cut[1]
+
+    async def _reserve_under(self, policy: Policy, envelope: Envelope, model: Model) -> Reserved:
+        """Count the request in its limits per minute, then hold its money."""
+        caller, admission = self.call.caller, self._pipeline.admission
+        self._passed = await admission.count(policy, envelope, model)
+        try:
+            return await admission.reserve(caller, envelope, model)
+        except RateLimited as refusal:  # too many at once: what is left per minute is told as well
+            if self._passed is not None:
+                refusal.left = self._passed.headers()
+            raise
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Initial metadata of the answer, sent just before the upstream is called."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from core.errors import RateLimited, RequestTooLarge, ServiceUnavailable, WorldRouterError
+from core.money.limit_texts import owner_text
 from core.rates.headers import duration, rate_headers
 from core.rates.share import Share, Waiter
 from storage.interfaces import RateStore, StoreError
@@ -75,13 +76,11 @@ class Rates:
         self._asking = asyncio.Lock()
         self._forgot_s = clock()
 
-    async def admit(
-        self, limits: Sequence[Limit], *, token_count: int, least_token_count: int, key_id: str | None
-    ) -> Passed | None:
+    async def admit(self, limits: Sequence[Limit], *, token_count: int, least_token_count: int) -> Passed | None:
         """Count a request and the tokens that it is expected to take in all limits per minute; None without any.
 
         RateLimited when one has no room now, RequestTooLarge when `least_token_count` is more than one ever has: then
-        it counts in none of them. ServiceUnavailable when the store does not answer. `key_id` is the caller's key.
+        it counts in none of them. ServiceUnavailable when the store does not answer.
         """
         now_s = self._clock()
         wanted: list[tuple[Share, int]] = []
@@ -92,7 +91,7 @@ class Rates:
             elif limit.measure == "tokens":
                 need = token_count
                 if need > limit.amount > 0:
-                    need = _fitting(limit, token_count, least_token_count, key_id)
+                    need = _fitting(limit, token_count, least_token_count)
             else:
                 continue
             share = self._share(limit, now_s)
@@ -102,8 +101,8 @@ class Rates:
             return None
         if at_hand:
             return Passed(self, tuple([Counted(share, need, self._take(share, need, now_s)) for share, need in wanted]))
-        self._refuse_if_known(wanted, now_s, key_id)
-        return Passed(self, await self._wait(wanted, now_s, key_id))
+        self._refuse_if_known(wanted, now_s)
+        return Passed(self, await self._wait(wanted, now_s))
 
     def headers(self, shares: Sequence[Share]) -> tuple[tuple[str, str], ...]:
         """`x-ratelimit-…` of the tightest of these limits, for requests and for tokens."""
@@ -174,13 +173,13 @@ class Rates:
         self._due[share.limit.id] = share
         self._wake.set()
 
-    def _refuse_if_known(self, wanted: Sequence[tuple[Share, int]], now_s: float, key_id: str | None) -> None:
+    def _refuse_if_known(self, wanted: Sequence[tuple[Share, int]], now_s: float) -> None:
         """RateLimited, with the longest of the waits, when it is known of a limit that it has no room."""
         waits = [(wait_s, share) for share, need in wanted if (wait_s := share.wait_s(need, now_s)) is not None]
         if waits:
-            raise self._refusal(waits, wanted, key_id)
+            raise self._refusal(waits, wanted)
 
-    async def _wait(self, wanted: Sequence[tuple[Share, int]], now_s: float, key_id: str | None) -> tuple[Counted, ...]:
+    async def _wait(self, wanted: Sequence[tuple[Share, int]], now_s: float) -> tuple[Counted, ...]:
         """Take what is at hand and have the store asked for the rest; all of it or nothing."""
         counted: list[Counted] = []
         waiting: list[tuple[Share, Waiter]] = []
@@ -207,22 +206,21 @@ class Rates:
             _undo(counted, waiting)
             now_s = self._clock()
             refused = [(share.room_in_s(need, now_s), share) for share, need, slice_ in granted if slice_ is None]
-            raise self._refusal(refused, wanted, key_id)
+            raise self._refusal(refused, wanted)
         return (*counted, *(Counted(share, need, slice_) for share, need, slice_ in granted if slice_ is not None))
 
-    def _refusal(
-        self, refused: Sequence[tuple[float, Share]], wanted: Sequence[tuple[Share, int]], key_id: str | None
-    ) -> RateLimited:
+    def _refusal(self, refused: Sequence[tuple[float, Share]], wanted: Sequence[tuple[Share, int]]) -> RateLimited:
         """What to tell a request that limits have no room for until then: the one that takes longest."""
         wait_s, share = max(refused, key=lambda found: found[0])
         wait_s = max(wait_s, _LEAST_RETRY_S)
         limit = share.limit
-        return RateLimited(
-            f"Rate limit reached: {_whose(limit, key_id)} has a limit of {limit.amount} {limit.measure} per minute. "
+        refusal = RateLimited(
+            f"Rate limit reached: {owner_text(limit)} has a limit of {limit.amount} {limit.measure} per minute. "
             f"Try again in {duration(wait_s)}.",
             retry_after_s=wait_s,
-            headers=self.headers([share for share, _ in wanted]),
         )
+        refusal.left = self.headers([share for share, _ in wanted])
+        return refusal
 
     async def _exchange(self, shares: Sequence[Share]) -> None:
         """Ask the store for some limits, and tell all who wait for them."""
@@ -254,8 +252,8 @@ class Rates:
         self._forgot_s = self._clock()
         try:
             await self._store.forget_rates()
-        except StoreError as error:
-            _log.error("Old limits per minute could not be removed: %s", error)
+        except Exception as error:  # whatever it was: this task must not end
+            _log.error("Old windows of limits could not be removed: %r", error)
 
 
 def _undo(counted: Sequence[Counted], waiting: Sequence[tuple[Share, Waiter]]) -> None:
@@ -271,18 +269,14 @@ def _undo(counted: Sequence[Counted], waiting: Sequence[tuple[Share, Waiter]]) -
             share.put_back(slice_, waiter.need)
 
 
-def _fitting(limit: Limit, token_count: int, least_token_count: int, key_id: str | None) -> int:
+def _fitting(limit: Limit, token_count: int, least_token_count: int) -> int:
     """What to count of a request that is expected to take more than the limit allows; RequestTooLarge if it must."""
     if least_token_count <= limit.amount:
         return min(token_count, limit.amount)
     raise RequestTooLarge(
-        f"This request may take {least_token_count} tokens, and {_whose(limit, key_id)} has a limit of {limit.amount} "
+        f"This request may take {least_token_count} tokens, and {owner_text(limit)} has a limit of {limit.amount} "
         "tokens per minute: it never fits. Send less, or set a lower output limit."
     )
-
-
-def _whose(limit: Limit, key_id: str | None) -> str:
-    return "this API key" if limit.owner_id == key_id else f"the account {limit.owner_id!r}"
 
 
 def _unavailable() -> ServiceUnavailable:

@@ -113,3 +113,19 @@ async def test_without_limits_nothing_is_asked_or_told(router: Any) -> None:
             assert not [key for key, _ in exchange.metadata() if key.startswith("x-ratelimit")]
             await exchange.complete()
     assert router.store.calls["exchange_rates"] == 0
+
+
+async def test_too_many_at_once_are_told_what_is_left_per_minute(router: Any) -> None:
+    """They count as requests, and their tokens come back."""
+    slot = Limit("limit_c", "a", "concurrency", "now", 1)
+    await router.store.set_limit(slot)
+    one = Policy((REQUESTS, TOKENS, slot), None)
+    router.scripted("p1", head_delay_ms=10_000)
+    running = asyncio.ensure_future(router.unary({}, policy=one))
+    await router.running()
+    with pytest.raises(RateLimited, match="at once") as caught:
+        await router.unary({}, policy=one)
+    assert dict(caught.value.headers())["x-ratelimit-remaining-requests"] == "1"
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert (await in_use(router))[0] == 2

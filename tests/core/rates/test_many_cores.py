@@ -61,7 +61,7 @@ class Load:
             went_on = asyncio.Event()
             loop.call_soon(went_on.set)
             try:
-                passed = await rates.admit([of], token_count=guess, least_token_count=guess, key_id=None)
+                passed = await rates.admit([of], token_count=guess, least_token_count=guess)
             except RateLimited:
                 pass
             else:
