@@ -222,6 +222,8 @@ async def test_tokens_that_come_late_are_not_free_twice(cores: Cores) -> None:
     await cores.wait(70.0, rates)
     other = await admit(rates, of, tokens=1_000)
     long.ended(0)
+    with pytest.raises(RateLimited):
+        await admit(rates, of, tokens=1)
     await cores.wait(1.0, rates)
     assert await cores.in_use(of) == 1_000
     other.ended(1_000)
