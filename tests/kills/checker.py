@@ -25,17 +25,19 @@ USAGE = "SELECT ref, client_request_id, status, amount, shortfall FROM ledger WH
 ENTRIES = "SELECT debit_account, credit_account, amount FROM ledger"
 ACCOUNTS = "SELECT id, available, credit_limit FROM accounts WHERE kind <> 'house'"
 LEASES = "SELECT id, account_id, granted, spent FROM leases WHERE state = 'active'"
+PURSES = "SELECT p.id, p.amount, available, spent, owner_id, measure FROM purses p JOIN limits l ON l.id = p.limit_id"
+QUESTIONS = (USAGE, ENTRIES, ACCOUNTS, LEASES, PURSES)
 
 Rows = list[tuple[Any, ...]]
 
 
 def read(url: str) -> list[Rows]:
-    """The answers to the four questions, of one moment."""
+    """The answers to the questions, of one moment."""
     if url.startswith("sqlite:///"):
         connection = sqlite3.connect(f"file:{url.removeprefix('sqlite:///')}?mode=ro", uri=True)
         connection.execute("BEGIN")
         try:
-            return [connection.execute(sql).fetchall() for sql in (USAGE, ENTRIES, ACCOUNTS, LEASES)]
+            return [connection.execute(sql).fetchall() for sql in QUESTIONS]
         finally:
             connection.close()
     return asyncio.run(read_postgres(url))
@@ -47,7 +49,7 @@ async def read_postgres(url: str) -> list[Rows]:
     connection = await asyncpg.connect(url)
     try:
         async with connection.transaction(isolation="repeatable_read"):
-            return [[tuple(row) for row in await connection.fetch(sql)] for sql in (USAGE, ENTRIES, ACCOUNTS, LEASES)]
+            return [[tuple(row) for row in await connection.fetch(sql)] for sql in QUESTIONS]
     finally:
         await connection.close()
 
@@ -59,7 +61,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def check(client: list[dict[str, Any]], upstream: list[dict[str, Any]], tables: list[Rows], price: Any) -> list[str]:
     """Everything that is wrong."""
-    usage, entries, accounts, leases = tables
+    usage, entries, accounts, leases, purses = tables
     wrong: list[str] = []
     by_client: defaultdict[str, Rows] = defaultdict(list)
     for row in usage:
@@ -99,6 +101,23 @@ def check(client: list[dict[str, Any]], upstream: list[dict[str, Any]], tables: 
             wrong.append(f"{id_} has {available} and {held[id_]} in leases; its ledger says {balance[id_]}")
         if available + credit_limit < 0:
             wrong.append(f"{id_} is below its bound")
+    return wrong + check_purses(entries, purses)
+
+
+def check_purses(entries: Rows, purses: Rows) -> list[str]:
+    """What is wrong with limits when nothing runs: budgets of an account's lifetime have given what it was charged,
+    all else is there again."""
+    charged: Counter[str] = Counter()
+    for debit, credit, amount in entries:
+        if credit == "house_usage":
+            charged[debit] += amount
+        if debit == "house_adjustments":  # the charge of an answer that could not be delivered
+            charged[credit] -= amount
+    wrong = []
+    for id_, amount, available, spent, owner, measure in purses:
+        cost = charged[owner] if measure == "spend" else 0
+        if (available, spent) != (amount - cost, cost):
+            wrong.append(f"{id_} has {available} of {amount} and {spent} spent; its owner was charged {cost}")
     return wrong
 
 
@@ -118,6 +137,7 @@ def main() -> int:
         "rows": Counter(row[2] for row in tables[0]),
         "charged": sum(row[3] > 0 for row in tables[0]),
         "shortfalls": sum(row[4] > 0 for row in tables[0]),
+        "spent_of_budgets": sum(row[3] for row in tables[4]),
         "wrong": wrong,
     }
     sys.stdout.write(json.dumps(found, indent=1) + "\n")

@@ -20,6 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import make_url
+from worldrouter.v1.limit_pb2 import (
+    LIMIT_MEASURE_CONCURRENCY,
+    LIMIT_MEASURE_SPEND,
+    LIMIT_PERIOD_LIFETIME,
+    LIMIT_PERIOD_NOW,
+    SetLimitRequest,
+)
 
 from tests.e2e.conftest import Launcher, Router
 from tests.kills.crowd import Crowd
@@ -121,16 +128,24 @@ def scene(folder: Path, plan: Plan) -> Iterator[Scene]:
         upstream.stdout.close()
 
 
-def accounts_of(router: Router) -> list[str]:
-    """Keys of new accounts with money."""
-    return [router.account(usd=100).key for _ in range(ACCOUNTS)]
+def accounts_of(router: Router, streams: int) -> list[str]:
+    """Keys of new accounts with money, a budget, and slots for all streams."""
+    keys = []
+    for _ in range(ACCOUNTS):
+        account = router.account(usd=100)
+        keys.append(account.key)
+        spend = {"measure": LIMIT_MEASURE_SPEND, "period": LIMIT_PERIOD_LIFETIME, "maximum": 90 * 10**9}
+        slots = {"measure": LIMIT_MEASURE_CONCURRENCY, "period": LIMIT_PERIOD_NOW, "maximum": streams}
+        for limit in (spend, slots):
+            router.operator.limits.SetLimit(SetLimitRequest(owner_id=account.id, **limit))
+    return keys
 
 
 async def kill_serve(on: Scene) -> dict[str, Any]:
     """SQLite: everything in one process, killed, started again on the same file."""
     home = on.launcher.home()
     router = await asyncio.to_thread(on.launcher.serve, on.config, home=home)
-    keys = await asyncio.to_thread(accounts_of, router)
+    keys = await asyncio.to_thread(accounts_of, router, 2 * on.plan.streams)
     urls = [router.http]
     with on.client_log.open("a", buffering=1) as log:
         crowd = Crowd(on.plan.streams, log, lambda: urls, keys)
@@ -168,7 +183,7 @@ async def kill_apart(on: Scene, database_url: str, *, cores: int = 3, edges: int
     """PostgreSQL: cores and edges apart, one of them killed at a time."""
     environment = {"WORLDROUTER_DATABASE_URL": database_url}
     router = await asyncio.to_thread(on.launcher.apart, on.config, environment=environment)
-    keys = await asyncio.to_thread(accounts_of, router)
+    keys = await asyncio.to_thread(accounts_of, router, 2 * on.plan.streams)
     await asyncio.to_thread(router.stop)  # it made the schema, the accounts and the keys
     home, options = router.home, ["--config", str(router.home.parent / "worldrouter.toml")]
     core_ports, edge_ports = [free_port() for _ in range(cores)], [free_port() for _ in range(edges)]

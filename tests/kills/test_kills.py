@@ -26,6 +26,7 @@ def judged(found: dict[str, Any], plan: Plan) -> None:
     assert found["fewest_live"] >= plan.streams // 2
     assert found["outcomes"]["complete"] > plan.kills * 5
     assert found["outcomes"]["cut"] > 0
+    assert found["spent_of_budgets"] > 0
 
 
 @pytest.mark.slow
@@ -52,6 +53,10 @@ SCHEMA = """
     CREATE TABLE ledger (ref, client_request_id, kind, status, amount, shortfall, debit_account, credit_account);
     CREATE TABLE accounts (id, kind, available, credit_limit);
     CREATE TABLE leases (id, account_id, granted, spent, state);
+    CREATE TABLE limits (id, owner_id, measure);
+    CREATE TABLE purses (id, limit_id, amount, available, spent);
+    INSERT INTO limits VALUES ('b', 'a', 'spend'), ('s', 'a', 'concurrency');
+    INSERT INTO purses VALUES ('pb', 'b', 9000, 2000, 7000), ('ps', 's', 3, 3, 0);
     INSERT INTO accounts VALUES ('a', 'user', 93000, 0);
     INSERT INTO ledger VALUES ('p', '', 'topup', '', 100000, 0, 'house_payments', 'a');
     INSERT INTO ledger VALUES ('r1', 'c1', 'usage', 'complete', 7000, 0, 'a', 'house_usage');
@@ -69,6 +74,8 @@ SCHEMA = """
         ("UPDATE accounts SET available = 93001", "its ledger says 93000"),
         ("INSERT INTO leases VALUES ('l', 'a', 10, 3, 'active'); UPDATE accounts SET available = 92993", "7 is stuck"),
         ("UPDATE ledger SET client_request_id = 'c9'", "no upstream worked"),
+        ("UPDATE purses SET available = 3000, spent = 6000 WHERE id = 'pb'", "its owner was charged 7000"),
+        ("UPDATE purses SET available = 2 WHERE id = 'ps'", "ps has 2 of 3"),
     ],
 )  # fmt: skip
 def test_the_judge_sees_what_is_wrong(tmp_path: Path, change: str, complaint: str | None) -> None:
