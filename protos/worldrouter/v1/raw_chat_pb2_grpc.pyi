@@ -39,10 +39,9 @@ class RawChatServiceStub:
     "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests" (how long until
     all of it is free again: "12ms", "59.5s", "1m0s"), and the same with
     "-tokens"; they stand in the trailers of RATE_LIMIT_EXCEEDED as well. On an
-    error before the upstream was called "x-request-id"
-    stands in the trailers. Request metadata: "authorization" is required,
-    "x-request-id" is kept as the client's own id (128 printable characters at
-    most, cut there).
+    error before the upstream was called "x-request-id" stands in the trailers.
+    Request metadata: "authorization" is required, "x-request-id" is kept as the
+    client's own id (128 printable characters at most, cut there).
     """
 
     @_typing.overload
@@ -75,10 +74,9 @@ class RawChatServiceAsyncStub(RawChatServiceStub):
     "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests" (how long until
     all of it is free again: "12ms", "59.5s", "1m0s"), and the same with
     "-tokens"; they stand in the trailers of RATE_LIMIT_EXCEEDED as well. On an
-    error before the upstream was called "x-request-id"
-    stands in the trailers. Request metadata: "authorization" is required,
-    "x-request-id" is kept as the client's own id (128 printable characters at
-    most, cut there).
+    error before the upstream was called "x-request-id" stands in the trailers.
+    Request metadata: "authorization" is required, "x-request-id" is kept as the
+    client's own id (128 printable characters at most, cut there).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -107,10 +105,9 @@ class RawChatServiceServicer(metaclass=_abc_1.ABCMeta):
     "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests" (how long until
     all of it is free again: "12ms", "59.5s", "1m0s"), and the same with
     "-tokens"; they stand in the trailers of RATE_LIMIT_EXCEEDED as well. On an
-    error before the upstream was called "x-request-id"
-    stands in the trailers. Request metadata: "authorization" is required,
-    "x-request-id" is kept as the client's own id (128 printable characters at
-    most, cut there).
+    error before the upstream was called "x-request-id" stands in the trailers.
+    Request metadata: "authorization" is required, "x-request-id" is kept as the
+    client's own id (128 printable characters at most, cut there).
     """
 
     @_abc_1.abstractmethod
