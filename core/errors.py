@@ -161,7 +161,7 @@ class AlreadyExists(Conflict):
 
 
 class RequestTooLarge(WorldRouterError):
-    """The request is over a size limit, ours or the upstream's, or takes more tokens than a minute ever has room for."""
+    """The request is over a size limit, ours or the upstream's, or takes more tokens than a minute has room for."""
 
     reason = "REQUEST_TOO_LARGE"
     code = "request_too_large"
