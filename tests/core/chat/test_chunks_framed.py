@@ -30,9 +30,14 @@ def exact(chunks: list[bytes]) -> list[Any]:
 
 
 class Watched(ChunkRewriter):
-    """Counts the events that come one by one."""
+    """Counts the events that come one by one, and the reads that are nothing but chunks of the frame."""
 
-    single = 0
+    single = framed = 0
+
+    def push_read(self, read: bytes, out: list[bytes]) -> int:
+        taken = super().push_read(read, out)
+        self.framed += taken == len(read)
+        return taken
 
     def push(self, data: bytes, out: list[bytes]) -> None:
         self.single += 1
@@ -51,13 +56,10 @@ def driven(kind: type[Watched], reads: list[bytes], *, include_usage: bool = Fal
     one = kind(completion_id="chatcmpl-ours", model="our/model", created_s=1_800_000_000, include_usage=include_usage)
     sse = SseDecoder()
     out: list[bytes] = []
-    failed, last, framed = False, [], 0
+    failed, last = False, []
     try:
-        for read in reads:
-            taken = one.push_read(read, out) if sse.is_between_events else 0
-            framed += bool(read) and taken == len(read)
-            if taken < len(read):
-                one.push_events(sse.feed(read[taken:]), out)
+        for read in filter(None, reads):
+            one.take(read, sse, out)
         last = one.finish(one.usage or ESTIMATE)
     except UpstreamFailed:
         failed = True
@@ -67,7 +69,7 @@ def driven(kind: type[Watched], reads: list[bytes], *, include_usage: bool = Fal
         "last": exact(last),
         "failed": failed,
         "counts": counts,
-        "framed": framed,
+        "framed": one.framed,
         "single": one.single,
     }
 
