@@ -15,6 +15,8 @@ import pytest
 from core.errors import ServiceUnavailable
 from core.money.auditor import Auditor
 from core.money.escrow import Escrow
+from core.money.funds import Funds
+from storage.records import Limit
 
 USD = 1_000_000_000
 EVERY_S = 0.01
@@ -117,3 +119,30 @@ async def test_a_database_that_fails_changes_nothing(
     clock.now_s += 1
     await store.called("unbalanced", 3)
     assert escrow.stopped == frozenset()
+
+
+async def test_a_purse_that_does_not_add_up_stops_its_limit_alone(
+    auditor: Auditor, escrow: Escrow, store: Any, clock: Any, fund: Fund, database: Path
+) -> None:
+    """Requests under that limit are refused; what else the account asks is not."""
+    await fund("a", 10 * USD)
+    budgets = [Limit(f"lim_{period}", "a", "spend", period, USD) for period in ("day", "month")]
+    for limit in budgets:
+        await store.set_limit(limit)
+    funds = Funds(escrow, store, clock=clock)
+    (await funds.hold("a", 1, budgets)).release()
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE purses SET available = available + 1 WHERE limit_id = 'lim_day'")
+    connection.close()
+    await auditor.audit()
+    assert auditor.deviation_count == 1
+    with pytest.raises(ServiceUnavailable):
+        funds.try_hold("a", 1, budgets)
+    chain = funds.try_hold("a", 1, budgets[1:])
+    assert chain is not None
+    chain.release()
+    with sqlite3.connect(database) as connection:
+        connection.execute("UPDATE purses SET available = available - 1 WHERE limit_id = 'lim_day'")
+    connection.close()
+    await auditor.audit()
+    assert funds.try_hold("a", 1, budgets) is not None
