@@ -247,18 +247,29 @@ def test_an_answer_over_the_limit_is_ours() -> None:
     assert Problems(lambda: "edge-1", None).of(error).status == 500
 
 
-async def test_the_channel_retries_what_was_not_admitted(core: Any, edge: Any, http: aiohttp.ClientSession) -> None:
+@pytest.mark.parametrize("size", [100, 900_000])
+async def test_the_channel_retries_what_was_not_admitted(
+    core: Any, edge: Any, http: aiohttp.ClientSession, size: int
+) -> None:
     """An UNAVAILABLE before initial metadata is tried again, unseen by the client; a large body too."""
 
-    async def once_unavailable(request: Any, context: Any) -> Any:
+    async def refuse_once(context: Any) -> None:
         if len(core.calls) == 1:
             await core.fail(context, grpc.StatusCode.UNAVAILABLE, "SERVICE_UNAVAILABLE", "Draining.")
+
+    async def answer(request: Any, context: Any) -> Any:
+        await refuse_once(context)
         return await core.answer(request, context)
 
-    core.create = once_unavailable
-    body = b'{"x":"' + b"a" * 900_000 + b'"}'
-    async with http.post(f"{edge.url}/v1/chat/completions", data=body) as answer:
-        assert answer.status == 200
+    async def answer_unasked(request: Any, context: Any) -> AsyncIterator[Any]:
+        await refuse_once(context)
+        async for event in core.unasked(request, context):
+            yield event
+
+    core.create, core.whole = answer, answer_unasked
+    body = b'{"x":"' + b"a" * size + b'"}'
+    async with http.post(f"{edge.url}/v1/chat/completions", data=body) as response:
+        assert response.status == 200
     assert [len(call.request.body) for call in core.calls] == [len(body)] * 2
 
 
