@@ -138,7 +138,8 @@ async def prove(per_rpc: int, seed: int, only: str = "") -> Counter[C]:
                 _say(method, codes, time.monotonic() - began_s)
     logging.getLogger().removeHandler(complaints)
     if wrong or complaints.found:
-        raise NotFine("\n".join(wrong[:SHOWN] + complaints.found[:SHOWN]))
+        told = f"{len(wrong)} wrong answers, {len(complaints.found)} complaints"
+        raise NotFine("\n".join([*wrong[:SHOWN], *complaints.found[:SHOWN], told]))
     return total
 
 
