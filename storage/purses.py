@@ -48,10 +48,10 @@ class SqlPurses(OverDatabase):
             new = self._db.insert(purses).values(**row, amount=found.amount, available=found.amount, spent=0)
             await connection.execute(new.on_conflict_do_nothing())
             moved = purses.c.available + found.amount - purses.c.amount
-            changed = update(purses).where(purses.c.id == purse_id, purses.c.amount != found.amount)
-            await connection.execute(changed.values(available=moved, amount=found.amount))
+            changed = update(purses).where(purses.c.id == purse_id).values(available=moved, amount=found.amount)
+            available = (await connection.execute(changed.returning(purses.c.available))).scalar_one()
             left_us = None if ends_us is None else ends_us - found.now_us
-            return Purse(purse_id, limit_id, found.amount, ends_us, left_us)
+            return Purse(purse_id, limit_id, found.amount, available, ends_us, left_us)
 
         return await self._db.write(work)
 

@@ -136,11 +136,15 @@ def is_purse(owner_id: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Purse:
-    """What a limit allows in its present period, which is over in `left_us` (None: never) and then at `ends_us`."""
+    """What a limit allows in its present period, which is over in `left_us` (None: never) and then at `ends_us`.
+
+    `available` is what no core has of it; below 0, leases have so much more than the amount was lowered to.
+    """
 
     id: str
     limit_id: str
     amount: int
+    available: int
     ends_us: int | None
     left_us: int | None
 

@@ -166,13 +166,11 @@ class Authenticator:
     def _operator_caller(self) -> Caller:
         """The operator: bound by the limits of the default account, which it spends from, and by nothing else."""
         if self._operator is None:
-            account_id, payer_id, policy = self._default_account_id, "", None
-            if self._tree.account(account_id) is not None:
-                standing = self._tree.of_account(account_id)
-                payer_id = standing.payer_id
-                if standing.policy is not None and standing.policy.limits:
-                    policy = Policy(standing.policy.limits, None)
-            self._operator = Caller(Role.OPERATOR, account_id, None, payer_id, policy)
+            account_id = self._default_account_id
+            standing, policy = self._tree.of_account(account_id), None
+            if standing.policy is not None and standing.policy.limits:
+                policy = Policy(standing.policy.limits, None)
+            self._operator = Caller(Role.OPERATOR, account_id, None, standing.payer_id, policy)
         return self._operator
 
     def put_models(self, model_ids: Collection[str]) -> None:

@@ -54,16 +54,21 @@ class AccountTree:
         return self._accounts.get(account_id)
 
     def of_account(self, account_id: str) -> Standing:
-        """What an account comes to. KeyError when there is none."""
+        """What an account comes to.
+
+        One that is not known here, as a core of an older version has made it since, is a root that nothing binds.
+        """
         standing = self._standings.get(account_id)
         if standing is None:
-            account = self._accounts[account_id]
-            above = self.of_account(account.parent_id) if account.parent_id else Standing(account_id, None, None)
-            standing = self._standings[account_id] = self._below(above, account)
+            account, standing = self._accounts.get(account_id), Standing(account_id, None, None)
+            if account is not None:
+                above = self.of_account(account.parent_id) if account.parent_id else standing
+                standing = self._below(above, account)
+            self._standings[account_id] = standing
         return standing
 
     def of_key(self, key: ApiKey) -> Standing:
-        """What a key comes to. KeyError when there is no account of it."""
+        """What a key comes to."""
         return self._below(self.of_account(key.account_id), key)
 
     def is_within(self, account_id: str, tops: Collection[str]) -> bool:

@@ -94,13 +94,15 @@ class _Waiter:
 
 @dataclass(slots=True)
 class _Account:
-    """One account's escrow here. `changing` while the store changes its lease."""
+    """One account's escrow here. `changing` while the store changes its lease, `due` is what must follow before anybody
+    gets a hold."""
 
     id: str
     used_s: float
     lease: _OpenLease | None = None
     waiters: list[_Waiter] = field(default_factory=list)
     changing: bool = False
+    due: _Change | None = None
 
     @property
     def free(self) -> int:
@@ -151,7 +153,7 @@ class Escrow:
         if account_id in self.stopped:
             raise ServiceUnavailable("The balance of this account is being checked.", retry_after_s=STOPPED_RETRY_S)
         account = self._accounts.get(account_id)
-        if account is None or account.lease is None or account.waiters:
+        if account is None or account.lease is None or account.waiters or account.due is not None:
             return None
         if account.lease.free < amount_nano_usd:
             return None
@@ -172,7 +174,7 @@ class Escrow:
         waiter = _Waiter(amount_nano_usd, asyncio.get_running_loop().create_future())
         account.waiters.append(waiter)
         if not account.changing:
-            self._spawn(account, self._serve_waiters)
+            self._spawn(account, self._serve)
         try:
             return await waiter.granted
         except asyncio.CancelledError:
@@ -251,6 +253,16 @@ class Escrow:
             lease.granted -= amount  # at once, so that nobody takes a hold on it meanwhile
             self._spawn(account, partial(self._give_back, lease=lease, amount=amount))
 
+    def take_back(self, account_id: str, amount: int, *, held: bool) -> None:
+        """Return at most this amount of an account's lease before anybody gets a hold; what is `held` too, if so said:
+        then nobody gets one until so much has come free, of holds that end without a charge."""
+        account = self._accounts.get(account_id)
+        if account is None or account.lease is None:
+            return
+        account.due = partial(self._take_back, amount=amount, held=held)
+        if not account.changing:
+            self._spawn(account, self._serve)
+
     async def close(self) -> None:
         """Return everything, leases that nobody here knows among it.
 
@@ -272,12 +284,16 @@ class Escrow:
         """Run one change of an account's lease at a time, then serve whoever began to wait meanwhile."""
         try:
             await change(account)
-            while account.waiters:
-                await self._serve_waiters(account)
+            await self._serve(account)
         except Exception as error:
             self._fail_waiters(account, error)
         finally:
             account.changing = False
+
+    async def _serve(self, account: _Account) -> None:
+        while account.due is not None or account.waiters:
+            change, account.due = account.due or self._serve_waiters, None
+            await change(account)
 
     def _fail_waiters(self, account: _Account, error: Exception) -> None:
         if isinstance(error, StoreError):
@@ -312,7 +328,7 @@ class Escrow:
                 fitting += waiter.amount
             else:
                 refused.append(waiter)
-        if fitting > account.free and not await self._grow(account, fitting - account.free):
+        if fitting > max(account.free, 0) and not await self._grow(account, fitting - account.free):
             return  # another core was faster: look again
         for waiter in refused:
             account.waiters.remove(waiter)
@@ -379,6 +395,15 @@ class Escrow:
             # No renewal has noticed if it was closed since. If it was not, `renew` closes it: nobody knows it.
             raise StoreUnavailable(f"the answer that granted {lease_id} is too old")
         return got
+
+    async def _take_back(self, account: _Account, *, amount: int, held: bool) -> None:
+        lease = account.lease
+        if lease is None:
+            return
+        amount = min(amount, lease.granted - lease.spent if held else lease.free)
+        if amount > 0:
+            lease.granted -= amount
+            await self._give_back(account, lease=lease, amount=amount)
 
     async def _give_back(self, account: _Account, *, lease: _OpenLease, amount: int) -> None:
         try:

@@ -174,7 +174,7 @@ class Funds:
         async with known.asking:
             if _is_right(known, limit, self._clock()):
                 return known
-            asked_s, before = self._clock(), known.purse
+            asked_s = self._clock()
             try:
                 purse = known.purse = await repeated(lambda: self._store.purse(limit.id))
             except Missing:
@@ -184,8 +184,10 @@ class Funds:
             else:
                 left_s = RECHECK_S if purse.left_us is None else purse.left_us / 1_000_000
                 known.until_s = asked_s + min(left_s, RECHECK_S)
-                if before is not None and before.id == purse.id and before.amount != purse.amount:
-                    self._escrow.return_free(purse.id, sys.maxsize)  # it may be more than there is now
+                if (
+                    purse.available < 0
+                ):  # lowered: slots come free by and by, but what a budget's holds have is promised
+                    self._escrow.take_back(purse.id, -purse.available, held=limit.measure == "concurrency")
             known.asked_amount = limit.amount
             return known
 

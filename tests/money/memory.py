@@ -142,7 +142,8 @@ class MemoryStore:
         row = self.purses.setdefault(purse_id, PurseRow(limit_id, ends_us, limit.amount, limit.amount))
         row.available += limit.amount - row.amount
         row.amount = limit.amount
-        return Purse(purse_id, limit_id, limit.amount, ends_us, None if ends_us is None else ends_us - now_us)
+        left_us = None if ends_us is None else ends_us - now_us
+        return Purse(purse_id, limit_id, limit.amount, row.available, ends_us, left_us)
 
     # Leases
 

@@ -66,3 +66,16 @@ async def test_the_operator_spends_from_the_default_account_within_its_limits(au
     assert await caller_of(auth, operator_token) == Caller(
         Role.OPERATOR, "acct_default", None, "org", Policy((limit("org", 1),), None)
     )
+
+
+async def test_an_account_that_has_no_number_yet_is_a_root_of_its_own(auth) -> None:
+    """One that a core of an older version has made meanwhile: its keys are valid, expire, and no poll fails."""
+    key, record = auth.add(account_id="older", expires_us=auth.clock.us() + 10_000_000)
+    assert await caller_of(auth, key) == Caller(Role.API_KEY, "older", record.id)
+    auth.clock.s += 11
+    await auth.poll()
+    assert auth.revoked == [record.id]
+    other, record = auth.add(account_id="older")
+    assert (await caller_of(auth, other)).policy is None
+    auth.keys.put_account("older", limits=[limit("older", 1)])
+    assert (await caller_of(auth, other)).policy == Policy((limit("older", 1),), None)

@@ -246,6 +246,29 @@ async def test_a_changed_amount_counts_at_once(world: World) -> None:
     await world.hold(USD)
 
 
+async def test_fewer_slots_count_as_running_requests_end(world: World) -> None:
+    """Though none was free when the limit was lowered: a slot that comes free beyond it is nobody's."""
+    await world.limit(Limit("lim", "a", "concurrency", "now", 4))
+    chains = [await world.hold(1), await world.hold(1), await world.hold(1, world.other), await world.hold(1)]
+    await world.limit(Limit("lim", "a", "concurrency", "now", 2))
+    for chain in chains[:2]:
+        with pytest.raises(OverLimit):
+            await world.hold(1)
+        with pytest.raises(OverLimit):
+            await world.hold(1, world.other)
+        chain.release()
+    with pytest.raises(OverLimit):
+        await world.hold(1)
+    with pytest.raises(OverLimit):
+        await world.hold(1, world.other)
+    chains[3].release()
+    await world.hold(1)
+    with pytest.raises(OverLimit):
+        await world.hold(1)
+    await world.limit(Limit("lim", "a", "concurrency", "now", 3))
+    await world.hold(1)
+
+
 async def test_a_deleted_limit_binds_nobody(world: World) -> None:
     """Though a caller still names it."""
     await world.limit(KEY)
