@@ -47,7 +47,7 @@ class SqlPurses(OverDatabase):
             row = {"id": purse_id, "limit_id": limit_id, "starts_us": starts_us, "ends_us": ends_us}
             new = self._db.insert(purses).values(**row, amount=found.amount, available=found.amount, spent=0)
             await connection.execute(new.on_conflict_do_nothing())
-            moved = purses.c.available + found.amount - purses.c.amount
+            moved = purses.c.available - (purses.c.amount - found.amount)  # in this order, which fits 64 bits
             changed = update(purses).where(purses.c.id == purse_id).values(available=moved, amount=found.amount)
             available = (await connection.execute(changed.returning(purses.c.available))).scalar_one()
             left_us = None if ends_us is None else ends_us - found.now_us

@@ -11,7 +11,7 @@ from core.access.apikeys import ID_PREFIX
 from core.access.auth import Authenticator
 from core.errors import AlreadyExists, Conflict, InvalidRequest
 from core.ids import IdSource
-from core.money.pricing import usd_text
+from core.money.pricing import NANO_USD_PER_USD, usd_text
 from core.services import Context, fields
 from core.services.paging import Number, Pager, Word
 from core.services.repeats import once
@@ -21,6 +21,9 @@ from storage.records import MAX_LEVELS, PURSE_PREFIX, Account, AccountChanges, A
 _OTHERS_PREFIXES = (ID_PREFIX, PURSE_PREFIX, "house_")
 _NEW_ID = re.compile(r"[a-z][a-z0-9_-]{2,62}")
 _MUTABLE_FIELDS = frozenset({"display_name", "credit_limit_nano_usd", "allowed_models", "expire_time"})
+
+MAX_CREDIT_LIMIT_NANO_USD = 1_000_000_000 * NANO_USD_PER_USD
+"""1 billion USD: together with any balance it fits 64 bits."""
 
 _KINDS: Mapping[int, AccountKind] = {
     account_pb2.ACCOUNT_KIND_UNSPECIFIED: "user",
@@ -94,8 +97,9 @@ class AccountServicer(account_pb2_grpc.AccountServiceServicer):
         if "display_name" in paths:
             changes["display_name"] = fields.display_name(wanted.display_name, param="account.display_name")
         if "credit_limit_nano_usd" in paths:
-            if wanted.credit_limit_nano_usd < 0:
-                raise InvalidRequest("A credit limit is 0 or more.", param="account.credit_limit_nano_usd")
+            if not 0 <= wanted.credit_limit_nano_usd <= MAX_CREDIT_LIMIT_NANO_USD:
+                message = f"A credit limit is 0 to {MAX_CREDIT_LIMIT_NANO_USD} nanodollars."
+                raise InvalidRequest(message, param="account.credit_limit_nano_usd")
             changes["credit_limit_nano_usd"] = wanted.credit_limit_nano_usd
         if "allowed_models" in paths:
             changes["allowed_models"] = fields.allowed_models(wanted.allowed_models, param="account.allowed_models")

@@ -71,6 +71,14 @@ async def test_a_purse_is_made_once_and_follows_its_limit(store: Any, purse_id: 
         await store.purse("nobody's")
 
 
+async def test_a_purse_of_any_amount_follows_its_limit(store: Any, purse_id: str) -> None:
+    """Also one of all that 64 bits hold, up and down again."""
+    for amount in (2**63 - 1, 5 * USD, 2**63 - 1, 0):
+        await store.set_limit(Limit(LIMIT.id, "acc_1", "spend", "lifetime", amount))
+        assert (await store.purse(LIMIT.id)).available == amount
+    assert await store.unbalanced() == []
+
+
 @pytest.mark.parametrize("closed", ["none", "budget", "money", "both"])
 async def test_a_settlement_is_charged_to_money_and_budgets_alike(
     store: Any, purse_id: str, acquire: Any, settlement: Any, closed: str

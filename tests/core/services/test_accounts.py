@@ -153,6 +153,7 @@ async def test_an_account_is_changed_in_what_the_mask_names(core, failure) -> No
         ("org", ("display_name",), {}, C.INVALID_ARGUMENT, "account.display_name"),
         ("org", ("allowed_models",), {"allowed_models": ["**"]}, C.INVALID_ARGUMENT, "account.allowed_models"),
         ("org", ("credit_limit_nano_usd",), {"credit_limit_nano_usd": -1}, C.INVALID_ARGUMENT, None),
+        ("org", ("credit_limit_nano_usd",), {"credit_limit_nano_usd": 10**18 + 1}, C.INVALID_ARGUMENT, None),
         ("nobody", ("display_name",), {"display_name": "x"}, C.NOT_FOUND, "account.id"),
         ("house_fees", ("display_name",), {"display_name": "x"}, C.NOT_FOUND, "account.id"),
     ):
