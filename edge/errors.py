@@ -209,9 +209,7 @@ def _details(error: grpc.aio.AioRpcError) -> tuple[error_details_pb2.ErrorInfo |
 
 
 def _rate_limits(error: grpc.aio.AioRpcError) -> dict[str, str]:
-    """From the end of a call that our own limits refused, from the beginning of one that an upstream's did."""
-    metadata = (*(error.initial_metadata() or ()), *(error.trailing_metadata() or ()))
-    return {key: str(value) for key, value in metadata if key.startswith(RATE_LIMIT_PREFIX)}
+    return {key: str(value) for key, value in error.trailing_metadata() or () if key.startswith(RATE_LIMIT_PREFIX)}
 
 
 def _request_id(error: grpc.aio.AioRpcError) -> str:

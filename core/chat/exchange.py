@@ -133,12 +133,7 @@ class Exchange:
         """Count the request in its limits per minute, then hold its money."""
         caller, admission = self.call.caller, self._pipeline.admission
         self._passed = await admission.count(policy, envelope, model)
-        try:
-            return await admission.reserve(caller, envelope, model)
-        except RateLimited as refusal:  # too many at once: what is left per minute is told as well
-            if self._passed is not None:
-                refusal.left = self._passed.headers()
-            raise
+        return await admission.reserve(caller, envelope, model)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Initial metadata of the answer, sent just before the upstream is called."""
@@ -267,6 +262,8 @@ class Exchange:
         self._task = None
         client_gone, reason = False, ""
         if error is not None:
+            if isinstance(error, RateLimited) and self._passed is not None:
+                error.left = self._passed.headers()  # for too many at once, or an upstream's limit, as well
             client_gone = isinstance(error, self._pipeline.client_gone)
             if client_gone and self._is_drainable() and self._pipeline.drain_answer(self):
                 return

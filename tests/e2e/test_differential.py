@@ -249,6 +249,7 @@ async def compare(ways: Ways, body: dict[str, Any], *, stream: bool) -> bool:
     return True
 
 
+@pytest.mark.slow
 async def test_a_few_questions(ways: Ways) -> None:
     """Text, tool calls, finish reasons, log probabilities and usage are the model's own, streamed or not by turns."""
     agreed = [await compare(ways, body_of(question), stream=at % 2 == 1) for at, question in enumerate(QUESTIONS[:FEW])]

@@ -194,7 +194,8 @@ class Clients:
         return gone_s
 
 
-@pytest.mark.parametrize("topology", ["serve", pytest.param("apart", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", ["serve", "apart"])
 async def test_clients_that_go_away(launcher: Any, far_end: FarEnd, topology: str) -> None:
     """Within a second each one's upstream call is closed; one ledger row has what was produced; nothing is left."""
     start: Callable[[str], Any] = getattr(launcher, topology)

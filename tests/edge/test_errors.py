@@ -285,14 +285,14 @@ async def test_the_channel_does_not_retry_what_was_admitted(core: Any, edge: Any
 async def test_what_is_left_of_limits(
     core: Any, edge: Any, http: aiohttp.ClientSession, admitted: bool, body: bytes
 ) -> None:
-    """A 429 has it: of our own limits from the trailers, of an upstream's what was said when the call was admitted."""
+    """A 429 has it from the trailers, those of an upstream's limit too, which comes after the call was admitted."""
     left = {"x_ratelimit_remaining_requests": "0", "x_ratelimit_reset_requests": "59.5s"}
 
     async def create(request: Any, context: Any) -> None:
         if admitted:
-            await core.admit(context, **left)
-        reason, trailers = "RATE_LIMIT_EXCEEDED", {} if admitted else left
-        await core.fail(context, STATUSES[reason], reason, "Slowly.", retry_after_ms=12_001, **trailers)
+            await core.admit(context, x_ratelimit_remaining_requests="1")
+        reason = "RATE_LIMIT_EXCEEDED"
+        await core.fail(context, STATUSES[reason], reason, "Slowly.", retry_after_ms=12_001, **left)
 
     async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
         await create(request, context)

@@ -13,6 +13,8 @@ import pytest
 from edge.connection import Connection
 from edge.request import ChatRequest
 
+pytestmark = pytest.mark.slow
+
 TIMES = 8
 BODY_BYTES = 500_000
 CHATS = {"unary": b'{"x":"%b"}' % (b"x" * BODY_BYTES), "stream": b'{"stream":true,"x":"%b"}' % (b"x" * BODY_BYTES)}

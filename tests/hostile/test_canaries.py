@@ -107,6 +107,7 @@ def everything_logged() -> Iterator[io.StringIO]:
     root.handlers, root.level = handlers, level
 
 
+@pytest.mark.slow
 async def test_no_secret_gets_out_of_a_process(
     tmp_path: Path, everything_logged: io.StringIO, capfd: pytest.CaptureFixture[str]
 ) -> None:

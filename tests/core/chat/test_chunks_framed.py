@@ -230,7 +230,7 @@ def reads_of(random: Random) -> list[bytes]:
 
 
 @given(st.integers(0, 2**32), st.booleans())
-@settings(max_examples=1_500, deadline=None)
+@settings(max_examples=700, deadline=None)
 def test_frames_give_what_the_full_parse_gives(seed: int, include_usage: bool) -> None:
     """Texts that look like frames, that are cut, escaped or no UTF-8; frames that look alike; reads cut anywhere."""
     same(reads_of(Random(seed)), include_usage=include_usage)

@@ -129,3 +129,11 @@ async def test_too_many_at_once_are_told_what_is_left_per_minute(router: Any) ->
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert (await in_use(router))[0] == 2
+
+
+async def test_an_upstreams_limit_tells_what_is_left_of_ours(router: Any) -> None:
+    """A 429 has it, whoever it comes from."""
+    router.scripted("p1", status=429)
+    with pytest.raises(RateLimited, match="upstream") as caught:
+        await router.unary({}, policy=BOTH)
+    assert dict(caught.value.headers())["x-ratelimit-remaining-requests"] == "2"

@@ -43,13 +43,13 @@ async def ask(inside: Any, script: dict[str, Any], *, stream: bool, gone: bool) 
 
 @pytest.mark.parametrize("end", ENDS)
 async def test_no_task_is_left(inside: Any, end: str) -> None:
-    """After a hundred requests there are as many tasks as before, no exchange runs and nothing is held."""
+    """After fifty requests there are as many tasks as before, no exchange runs and nothing is held."""
     gone = end.startswith("gone")
     await ask(inside, ENDS[end], stream=True, gone=gone)
     await settled(inside)
     before = asyncio.all_tasks()
     for stream in (True, False):
-        await asyncio.gather(*(ask(inside, ENDS[end], stream=stream, gone=gone) for _ in range(50)))
+        await asyncio.gather(*(ask(inside, ENDS[end], stream=stream, gone=gone) for _ in range(25)))
     await settled(inside)
     assert await none_but(before)
     assert inside.core.engine.escrow.held_nano_usd == 0
