@@ -195,8 +195,10 @@ class Share:
                 waiter.granted.set_result(None)
 
     def failed(self, ask: RateAsk, error: Exception, now_s: float) -> None:
-        """The store did not answer. What was to be brought back is free again after a minute by itself."""
+        """The store did not answer. What was to be brought back is free again after a minute by itself; what was used
+        beyond what was taken is told again, at worst twice."""
         self.asking = False
+        self._owed += ask.owed
         self._ask_again_s = now_s + ASK_AGAIN_S * self._second_s
         for waiter in self._served(ask):
             waiter.granted.set_exception(error)

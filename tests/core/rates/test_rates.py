@@ -280,6 +280,17 @@ async def test_a_store_that_fails(cores: Cores) -> None:
     assert await count(rates, limit(5), 10) == 5
 
 
+async def test_what_was_used_is_told_once_the_store_answers(cores: Cores) -> None:
+    """Tokens beyond those that were expected count, though the store failed meanwhile."""
+    rates, of = cores.start(), limit(1_000, "tokens")
+    passed = await admit(rates, of, tokens=10)
+    cores.store.faults["exchange_rates"] = ["refused", "bug"]
+    passed.ended(1_010)
+    for _ in range(4):
+        await cores.wait(1.0, rates)
+    assert await cores.in_use(of) == 1_010
+
+
 async def test_a_store_that_does_not_answer(cores: Cores) -> None:
     """The request is given up in time; what it was given later goes back."""
     rates, of = cores.start(), limit(5)
