@@ -165,7 +165,9 @@ def failing(trouble: Trouble) -> type[sqlite3.Connection]:
     return Failing
 
 
-@pytest.mark.parametrize("step", [pytest.param(31, marks=pytest.mark.slow), pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("step", [1])
 def test_every_call_of_sqlite(
     stepped_loop: SteppedLoop, migrated_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
