@@ -30,7 +30,7 @@ async def test_a_frozen_core_is_fenced(tmp_path: Path, postgres_url: Callable[[]
     with scene(tmp_path, PLAN) as on:
         frozen = await asyncio.to_thread(on.launcher.apart, on.config, environment=environment)
         other = await asyncio.to_thread(on.launcher.apart, on.config, home=frozen.home, environment=environment)
-        keys = await asyncio.to_thread(accounts_of, frozen)
+        keys = await asyncio.to_thread(accounts_of, frozen, 2 * PLAN.streams)
         urls = [frozen.http]
         with on.client_log.open("a", buffering=1) as log:
             crowd = Crowd(PLAN.streams, log, lambda: urls, keys)

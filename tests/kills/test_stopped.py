@@ -124,7 +124,7 @@ async def test_postgresql_is_away_for_ten_seconds(tmp_path: Path, postgres_url: 
     with scene(tmp_path, PLAN) as on:
         environment = {"WORLDROUTER_DATABASE_URL": plain.replace("postgresql://", "postgresql+asyncpg://", 1)}
         router = await asyncio.to_thread(on.launcher.apart, on.config, environment=environment)
-        keys = await asyncio.to_thread(accounts_of, router)
+        keys = await asyncio.to_thread(accounts_of, router, 2 * PLAN.streams)
         urls = [router.http]
         with on.client_log.open("a", buffering=1) as log:
             crowd = Crowd(PLAN.streams, log, lambda: urls, keys)
@@ -148,7 +148,7 @@ async def test_the_disk_is_full_for_ten_seconds(tmp_path: Path) -> None:
     with scene(tmp_path, PLAN) as on:
         # The limit of a file's size is the kernel's: like a full disk it fails the write, and is lifted at once.
         router = await asyncio.to_thread(on.launcher.serve, on.config)
-        keys = await asyncio.to_thread(accounts_of, router)
+        keys = await asyncio.to_thread(accounts_of, router, 2 * PLAN.streams)
         urls, pid, database = [router.http], router.process.pid, router.home / "worldrouter.db"
         unlimited = resource.prlimit(pid, resource.RLIMIT_FSIZE)
 
