@@ -14,9 +14,11 @@ from tests.postgres import databases
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The quick part keeps SQLite and the loop of production; `measured` tests are slow too."""
+    """The quick part keeps SQLite, the loop of production and, of whole routers, the SDK; `measured` tests are slow."""
     for item in items:
-        if item.get_closest_marker("measured") or re.search(r"postgresql|\[asyncio\b", item.name):
+        folders = item.path.relative_to(Path(__file__).parent).parts
+        whole = folders[0] == "hostile" or (folders[0] == "e2e" and folders[1] != "sdk")
+        if whole or item.get_closest_marker("measured") or re.search(r"postgresql|\[asyncio\b", item.name):
             item.add_marker(pytest.mark.slow)
 
 

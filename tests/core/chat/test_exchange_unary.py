@@ -456,7 +456,7 @@ async def test_the_charge_of_a_lease_that_is_closed_is_told_as_it_is(
     if stream:
         task = asyncio.ensure_future(router.chunks({"script": {"fault": "silence", "fault_after": 3}}))
     else:
-        task = asyncio.ensure_future(router.unary({"script": {"head_delay_ms": 50}}))
+        task = asyncio.ensure_future(router.unary({"script": {"head_delay_ms": 400}}))
     await router.running()
     ((lease,),) = router.rows("SELECT id FROM leases WHERE state = 'active'")
     await router.store.close_lease(lease)
