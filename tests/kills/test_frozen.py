@@ -42,7 +42,7 @@ async def test_a_frozen_core_is_fenced(tmp_path: Path, postgres_url: Callable[[]
             urls.append(other.http)
             assert mine
             async with asyncio.timeout(LOCKED_S):  # it may have been stopped in the middle of a transaction
-                while any(row["state"] == "active" for row in await database.fetch(LEASES) if row["id"] in mine):
+                while any(row["state"] == "active" for row in await database.fetch(LEASES) if row["id"] in mine):  # noqa: ASYNC110
                     await asyncio.sleep(1)
             closed = {row["id"]: row["spent"] for row in await database.fetch(LEASES) if row["id"] in mine}
             before = await database.fetchval(ENDED, list(mine))
