@@ -257,7 +257,9 @@ async def test_a_few_questions(ways: Ways) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize(
+    "stream", [pytest.param(False, id="whole", marks=pytest.mark.long), pytest.param(True, id="streamed")]
+)
 async def test_all_questions(ways: Ways, stream: bool) -> None:
     """All 25 of them, streamed and not."""
     agreed = [await compare(ways, body_of(question), stream=stream) for question in QUESTIONS]

@@ -62,7 +62,7 @@ async def test_hostile_frames_are_refused(scripted_router: Any) -> None:
     await survive(scripted_router, 1_500)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_ten_thousand_hostile_frames_are_refused(scripted_router: Any) -> None:
     """The same of 10,000 for each credential, which is a hundred times every RPC."""
