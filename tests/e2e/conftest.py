@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -318,6 +319,15 @@ def _config(home: Path, config: str) -> list[str]:
     file.parent.mkdir(exist_ok=True, parents=True)
     file.write_text(config)
     return ["--config", str(file)]
+
+
+async def nearly_at_once(is_so: Callable[[], bool]) -> None:
+    """Poll for two seconds: what closes does so in the kernel's own time."""
+    for _ in range(20):
+        if is_so():
+            return
+        await asyncio.sleep(0.1)
+    assert is_so()
 
 
 @pytest.fixture(scope="session", autouse=True)

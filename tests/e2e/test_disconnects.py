@@ -25,6 +25,8 @@ from worldrouter.v1.metering_pb2 import (
 )
 from worldrouter.v1.raw_chat_pb2 import CreateRawCompletionRequest
 
+from tests.e2e.conftest import nearly_at_once
+
 CLOSES_WITHIN_S = 1.0
 AT_ONCE = 50
 ROUNDS = 36
@@ -215,15 +217,6 @@ async def test_clients_that_go_away(launcher: Any, far_end: FarEnd, topology: st
         await nearly_at_once(lambda: router.descriptors() <= descriptors)
         await check_money(over_grpc, records)
     assert router.complaints() == []
-
-
-async def nearly_at_once(is_so: Callable[[], bool]) -> None:
-    """Poll for two seconds: what closes does so in the kernel's own time."""
-    for _ in range(20):
-        if is_so():
-            return
-        await asyncio.sleep(0.1)
-    assert is_so()
 
 
 async def read_records(client: AsyncClient) -> list[UsageRecord]:
