@@ -8,8 +8,9 @@ and it alone is sent: an upstream must not read another one than was judged here
 
 from __future__ import annotations
 
-import contextlib
 import re
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import msgspec
@@ -36,6 +37,10 @@ MAX_FIELDS = 1_000
 """Of an object that is looked into: each costs time, and 10 MB have room for a million."""
 _SMALL_BYTES = 16_384
 """An object with no room for so many fields that they need counting while they are read."""
+MAX_PARTS = 20_000
+"""Of messages and their parts together, where any message has parts: they too are looked into one by one."""
+_COUNTED_BYTES = 1 << 20
+"""Messages of this size are counted while they are read; smaller ones are read sooner than that would take."""
 
 _Fields = dict[str, msgspec.Raw]
 _decoder = msgspec.json.Decoder(_Fields)
@@ -53,19 +58,51 @@ _is_object = re.compile(rb"{").match
 _is_array = re.compile(rb"\[").match
 
 
-class _Part(msgspec.Struct):
+# None of these is ever part of a cycle, and to a collector a million of them are work.
+
+
+class _Part(msgspec.Struct, gc=False):
     type: str = ""
     image_url: msgspec.Raw = _NULL
     input_audio: msgspec.Raw = _NULL
     file: msgspec.Raw = _NULL
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     content: list[_Part] | str | None = None
 
 
-class _OddMessage(msgspec.Struct):
+_places: ContextVar[Iterator[int]] = ContextVar("_places")
+"""Of messages and parts that are being counted: one for each."""
+
+
+def _take_place() -> None:
+    """InvalidRequest when there is none left, before the others cost time."""
+    if next(_places.get(), None) is None:
+        raise _too_many_parts()
+
+
+def _too_many_parts() -> InvalidRequest:
+    return InvalidRequest(f"messages has more than {MAX_PARTS} messages and parts together.", param="messages")
+
+
+class _CountedPart(_Part, gc=False):
+    def __post_init__(self) -> None:
+        _take_place()
+
+
+class _CountedMessage(msgspec.Struct, gc=False):
+    content: list[_CountedPart] | str | None = None
+
+    def __post_init__(self) -> None:
+        _take_place()
+
+
+class _OddMessage(msgspec.Struct, gc=False):
     content: msgspec.Raw = _NULL
+
+    def __post_init__(self) -> None:
+        _take_place()
 
 
 class _Name(str):
@@ -73,8 +110,9 @@ class _Name(str):
 
 
 _messages_decoder = msgspec.json.Decoder(list[_Message])
+_counted_decoder = msgspec.json.Decoder(list[_CountedMessage])
 _odd_messages_decoder = msgspec.json.Decoder(list[_OddMessage])
-_parts_decoder = msgspec.json.Decoder(list[_Part])
+_parts_decoder = msgspec.json.Decoder(list[_CountedPart])
 _string_decoder = msgspec.json.Decoder(str)
 _integer_decoder = msgspec.json.Decoder(int)
 
@@ -317,23 +355,38 @@ def _media_parts(messages: msgspec.Raw) -> list[_Part]:
 
     Messages or parts of another form than we know have none: they count as text, and the upstream judges them.
     """
-    if not _may_have_parts(bytes(messages)):
+    text = bytes(messages)
+    if not _may_have_parts(text):
         return []
+    decoder: msgspec.json.Decoder[Any] = _messages_decoder
+    if len(text) >= _COUNTED_BYTES:
+        _places.set(iter(range(MAX_PARTS)))
+        decoder = _counted_decoder
     try:
-        contents = [message.content for message in _messages_decoder.decode(messages)]
+        contents = [message.content for message in decoder.decode(text)]
     except msgspec.MsgspecError:
         return _media_among_odd(messages)
-    return [part for content in contents if content.__class__ is list for part in content if part.type in _MEDIA_TYPES]
+    lists = [content for content in contents if content.__class__ is list]
+    if len(contents) + sum(map(len, lists)) > MAX_PARTS:
+        raise _too_many_parts()
+    return [part for parts in lists for part in parts if part.type in _MEDIA_TYPES]
 
 
 def _media_among_odd(messages: msgspec.Raw) -> list[_Part]:
     """The same, where one of the messages or parts is of another form."""
     found: list[_Part] = []
-    with contextlib.suppress(msgspec.MsgspecError):
-        for message in _odd_messages_decoder.decode(messages):
-            if _is_array(message.content):
-                with contextlib.suppress(msgspec.MsgspecError):
-                    found += [part for part in _parts_decoder.decode(message.content) if part.type in _MEDIA_TYPES]
+    _places.set(iter(range(MAX_PARTS)))
+    try:
+        odd = _odd_messages_decoder.decode(messages)
+    except msgspec.MsgspecError:
+        return found
+    for message in odd:
+        if _is_array(message.content):
+            try:
+                parts = _parts_decoder.decode(message.content)
+            except msgspec.MsgspecError:
+                continue
+            found += [part for part in parts if part.type in _MEDIA_TYPES]
     return found
 
 

@@ -1,9 +1,12 @@
 """The request's output limits and its number of answers: what they count as, and what the upstream is sent."""
 
+import time
+from collections.abc import Callable
+
 import msgspec
 import pytest
 
-from core.chat.envelope import FOREIGN_LIMIT_FIELDS, MAX_FIELDS, UNLIMITED_TOKENS, Envelope, read_envelope
+from core.chat.envelope import FOREIGN_LIMIT_FIELDS, MAX_FIELDS, MAX_PARTS, UNLIMITED_TOKENS, Envelope, read_envelope
 from core.errors import InvalidRequest
 
 HELLO = b'"model":"m","messages":[{"role":"user","content":"Hello"}]'
@@ -127,3 +130,54 @@ def test_endless_fields_are_refused_before_they_cost_time(where: str | None) -> 
         read(holding(most + 1))
     assert refused.value.param == where
     assert str(MAX_FIELDS) in str(refused.value)
+
+
+IMAGE = b'{"type":"image_url"}'
+
+
+def joined(one: bytes, count: int) -> bytes:
+    return b",".join([one] * count)
+
+
+@pytest.mark.parametrize(
+    "holding",
+    [
+        pytest.param(lambda count: b'[{"content":[%b]}]' % joined(IMAGE, count - 1), id="parts"),
+        pytest.param(lambda count: b'[{"content":[%b]},%b]' % (IMAGE, joined(b"{}", count - 2)), id="messages"),
+        pytest.param(lambda count: b"[%b]" % joined(b'{"content":[{}]}', count // 2 + 1), id="both"),
+        pytest.param(lambda count: b'[{"content":7},{"content":[%b]}]' % joined(IMAGE, count - 2), id="odd, parts"),
+        pytest.param(lambda count: b'[{"content":[%b,7]}]' % joined(IMAGE, count - 1), id="parts, odd"),
+        pytest.param(lambda count: b"[%b]" % joined(b'{"content":[{},7]}', count // 2 + 1), id="all odd"),
+    ],
+)
+def test_endless_parts_are_refused_before_they_cost_time(holding: Callable[[int], bytes]) -> None:
+    """Messages and parts are counted together: about as many as are allowed are read, more are refused."""
+
+    def envelope(count: int) -> Envelope:
+        return read_envelope(b'{"model":"m","messages":%b}' % holding(count))
+
+    envelope(MAX_PARTS - 2)
+    for count in (MAX_PARTS + 1, 25 * MAX_PARTS):
+        began_s = time.process_time()
+        with pytest.raises(InvalidRequest, match=f"more than {MAX_PARTS} messages and parts") as refused:
+            envelope(count)
+        assert refused.value.param == "messages"
+    assert time.process_time() - began_s < 0.2  # without a limit it takes a second
+
+
+def test_parts_that_come_to_nothing_cost_no_time_either() -> None:
+    """Of a field given twice the last one counts; those before it were read all the same."""
+    with pytest.raises(InvalidRequest, match="messages and parts"):
+        read_envelope(b'{"model":"m","messages":[{%b}]}' % joined(b'"content":[{}]', 25 * MAX_PARTS))
+
+
+def test_messages_of_text_are_not_counted() -> None:
+    """They are not looked into: however many there are, they cost little."""
+    assert read_envelope(b'{"model":"m","messages":[%b]}' % joined(b'{"content":"a"}', 2 * MAX_PARTS)).media == 0
+
+
+def test_as_many_images_as_are_allowed_are_seen() -> None:
+    """Those of the last place too."""
+    for odd, media in ((b"", MAX_PARTS - 1), (b'{"content":7},', MAX_PARTS - 2)):
+        body = b'{"model":"m","messages":[%b{"content":[%b]}]}' % (odd, joined(IMAGE, media))
+        assert read_envelope(body).media == media
