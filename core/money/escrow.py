@@ -94,8 +94,8 @@ class _Waiter:
 
 @dataclass(slots=True)
 class _Account:
-    """One account's escrow here. `changing` while the store changes its lease, `due` is what must follow before anybody
-    gets a hold."""
+    """One account's escrow here. `changing` while the store changes its lease, `due` is what must be tried before
+    anybody gets a hold."""
 
     id: str
     used_s: float
@@ -254,13 +254,14 @@ class Escrow:
             self._spawn(account, partial(self._give_back, lease=lease, amount=amount))
 
     def take_back(self, account_id: str, amount: int, *, held: bool) -> None:
-        """Return at most this amount of an account's lease before anybody gets a hold; what is `held` too, if so said:
-        then nobody gets one until so much has come free, of holds that end without a charge."""
+        """Return at most this amount of an account's lease before anybody gets a hold, and what running requests hold of
+        it as soon as it comes free. If so said, return what is `held` too: then nobody gets a hold until so much has
+        come free, of holds that end without a charge. Takes the place of what was said before: 0 calls it off."""
         account = self._accounts.get(account_id)
         if account is None or account.lease is None:
             return
-        account.due = partial(self._take_back, amount=amount, held=held)
-        if not account.changing:
+        account.due = partial(self._take_back, amount=amount, held=held) if amount else None
+        if not account.changing and amount:
             self._spawn(account, self._serve)
 
     async def close(self) -> None:
@@ -291,9 +292,13 @@ class Escrow:
             account.changing = False
 
     async def _serve(self, account: _Account) -> None:
-        while account.due is not None or account.waiters:
-            change, account.due = account.due or self._serve_waiters, None
-            await change(account)
+        while True:
+            change, account.due = account.due, None
+            if change is not None:
+                await change(account)
+            if not account.waiters:
+                return
+            await self._serve_waiters(account)
 
     def _fail_waiters(self, account: _Account, error: Exception) -> None:
         if isinstance(error, StoreError):
@@ -400,10 +405,19 @@ class Escrow:
         lease = account.lease
         if lease is None:
             return
-        amount = min(amount, lease.granted - lease.spent if held else lease.free)
-        if amount > 0:
-            lease.granted -= amount
+        due = min(amount, lease.granted - lease.spent)
+        amount = due if held else min(due, max(lease.free, 0))
+        if due > amount:
+            account.due = account.due or partial(self._take_back, amount=due - amount, held=False)
+        if amount <= 0:
+            return
+        lease.granted -= amount
+        try:
             await self._give_back(account, lease=lease, amount=amount)
+        except StoreError:
+            lease.granted += amount  # if it went back all the same, the next attempt will be told
+            account.due = partial(self._take_back, amount=due, held=held)
+            raise
 
     async def _give_back(self, account: _Account, *, lease: _OpenLease, amount: int) -> None:
         try:

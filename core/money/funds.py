@@ -184,10 +184,9 @@ class Funds:
             else:
                 left_s = RECHECK_S if purse.left_us is None else purse.left_us / 1_000_000
                 known.until_s = asked_s + min(left_s, RECHECK_S)
-                if (
-                    purse.available < 0
-                ):  # lowered: slots come free by and by, but what a budget's holds have is promised
-                    self._escrow.take_back(purse.id, -purse.available, held=limit.measure == "concurrency")
+                # Lowered: slots come free by and by, but what a budget's holds have is promised.
+                lacks = max(-purse.available, 0)
+                self._escrow.take_back(purse.id, lacks, held=limit.measure == "concurrency")
             known.asked_amount = limit.amount
             return known
 

@@ -41,6 +41,24 @@ async def test_a_charge_is_spent_of_every_budget(router: Any) -> None:
     }
 
 
+@pytest.mark.parametrize("is_bound", [False, True])
+async def test_the_steady_state_is_one_row(router: Any, is_bound: bool) -> None:
+    """Nothing is asked of the store before the first token, and one row is written after the last."""
+    limits = [await budget(router, 50 * USD), SLOT] if is_bound else []
+    await router.store.set_limit(SLOT)
+    await router.chunks({}, policy=bound(limits))
+    await router.settled()
+    router.store.calls.clear()
+    stream = router.stream({}, policy=bound(limits))
+    await anext(stream)
+    assert not router.store.calls
+    async for _ in stream:
+        pass
+    await router.settled()
+    assert router.store.calls == {"settle": 1}
+    assert len(router.store.batches[-1]) == 1
+
+
 async def test_a_budget_that_is_used_up_is_refused_as_such(router: Any) -> None:
     """Whose it is, how much, and when it starts anew."""
     limit = await budget(router, 1_000, "day")

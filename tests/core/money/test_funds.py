@@ -269,6 +269,40 @@ async def test_fewer_slots_count_as_running_requests_end(world: World) -> None:
     await world.hold(1)
 
 
+async def test_what_running_requests_hold_of_a_lowered_budget_goes_back_as_it_comes_free(world: World) -> None:
+    """It is theirs until their end, and what they do not spend of it is nobody's."""
+    await world.limit(Limit("lim", "a", "spend", "lifetime", 10 * USD))
+    running = await world.hold(5 * USD)
+    await world.limit(Limit("lim", "a", "spend", "lifetime", 2 * USD))
+    with pytest.raises(OverLimit):
+        await world.hold(1)
+    running.charge(USD)
+    await world.hold(USD)
+    with pytest.raises(OverLimit):
+        await world.hold(1)
+    await world.limit(Limit("lim", "a", "spend", "lifetime", 3 * USD))
+    await world.hold(USD)
+
+
+async def test_a_lowered_limit_counts_though_the_store_failed(world: World) -> None:
+    """What could not be brought back at once is brought back before anybody gets a slot."""
+    await world.limit(Limit("lim", "a", "concurrency", "now", 6))
+    chains = [await world.hold(1) for _ in range(6)]
+    await world.limit(Limit("lim", "a", "concurrency", "now", 3))
+    world.store.faults["give_back"] = ["refused"]
+    with pytest.raises(ServiceUnavailable):
+        await world.hold(1)
+    for chain in chains[1:]:
+        chain.release()
+    for _ in range(2):  # what is given back meanwhile does not undo it
+        world.pass_time(3)
+        world.funds.give_back_idle()
+        await world.store.still()
+        await world.hold(1)
+    with pytest.raises(OverLimit):
+        await world.hold(1)
+
+
 async def test_a_deleted_limit_binds_nobody(world: World) -> None:
     """Though a caller still names it."""
     await world.limit(KEY)

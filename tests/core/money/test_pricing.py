@@ -24,9 +24,15 @@ from storage.records import Price
 ROOT = Path(__file__).parents[3]
 ESTIMATES = frozenset({"ratios.py"})
 """Bytes per token, learned: how large a hold is, and how many tokens nobody counted. Prices never meet them."""
+MOVING_TEXT = frozenset({"completion.py"})
+"""How an answer is shown while it comes: times alone."""
 MONEY_CODE = [
     *sorted(path for path in (ROOT / "core" / "money").glob("*.py") if path.name not in ESTIMATES),
     *sorted((ROOT / "core" / "prices").glob("*.py")),
+    *sorted((ROOT / "core" / "payments").glob("*.py")),
+    *sorted((ROOT / "core" / "services").glob("*.py")),
+    *sorted(path for path in (ROOT / "core" / "cli").glob("*.py") if path.name not in MOVING_TEXT),
+    *[ROOT / "core" / "catalog.py", ROOT / "core" / "configured.py", ROOT / "edge" / "payments.py"],
     *sorted((ROOT / "storage").rglob("*.py")),
 ]
 WITHOUT_TIME = frozenset({"pricing.py", "usage.py", "meter.py"})
