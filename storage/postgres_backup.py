@@ -48,7 +48,9 @@ async def dump(url: URL) -> AsyncIterator[bytes]:
 
 
 async def check(backup: Path, url: URL, known_revisions: Collection[str]) -> None:
-    """BadBackup when a dump cannot be read, or is of no revision known; BackupFailed when pg_restore is missing."""
+    """BadBackup when a dump cannot be read to its end, or is of no revision known; BackupFailed when pg_restore is
+    missing."""
+    await _run(url, [f"--file={os.devnull}", str(backup)], BadBackup)
     schema = await _run(url, ["--data-only", "--table=alembic_version", "--file=-", str(backup)], BadBackup)
     refuse_unknown(backup, re.findall(r"^(\d{4})$", schema, flags=re.MULTILINE), known_revisions)
 

@@ -87,6 +87,9 @@ def _set_aside(database: Path) -> None:
 def _check(incoming: Path, backup: Path, known_revisions: Collection[str]) -> None:
     try:
         with closing(sqlite3.connect(incoming)) as found:
+            size, pages = (found.execute(f"PRAGMA page_{what}").fetchone()[0] for what in ("size", "count"))
+            if incoming.stat().st_size < size * pages:  # SQLite reads what is missing as zeros
+                raise BadBackup(f"{backup} is cut off")
             wrong = [row[0] for row in found.execute("PRAGMA integrity_check(1)") if row[0] != "ok"]
             if wrong or found.execute("PRAGMA foreign_key_check").fetchone():
                 raise BadBackup(f"{backup} is damaged: {wrong[0] if wrong else 'a row names one that is missing'}")
