@@ -254,9 +254,9 @@ class Escrow:
             self._spawn(account, partial(self._give_back, lease=lease, amount=amount))
 
     def take_back(self, account_id: str, amount: int, *, held: bool) -> None:
-        """Return at most this amount of an account's lease before anybody gets a hold, and what running requests hold of
-        it as soon as it comes free. If so said, return what is `held` too: then nobody gets a hold until so much has
-        come free, of holds that end without a charge. Takes the place of what was said before: 0 calls it off."""
+        """Return at most this amount of an account's lease before anybody gets a hold, and what running requests hold
+        of it as soon as it comes free. If so said, return what is `held` too: then nobody gets a hold until so much
+        has come free, of holds that end without a charge. Takes the place of what was said before: 0 calls it off."""
         account = self._accounts.get(account_id)
         if account is None or account.lease is None:
             return
