@@ -42,8 +42,8 @@ class SettleTransaction:
         CommitFailed when the outcome is unknown; anything else means that nothing was changed.
         """
         changed: Mapping[str, Charge] = {}
-        connection.execute("BEGIN IMMEDIATE")
         try:
+            connection.execute("BEGIN IMMEDIATE")
             if not self._wrote_foreseen(connection, batch, now_us):
                 connection.execute("ROLLBACK")
                 connection.execute("BEGIN IMMEDIATE")

@@ -150,6 +150,13 @@ def failing(trouble: Trouble) -> type[sqlite3.Connection]:
         def cursor(self, *_args: Any) -> Any:  # type: ignore[override]
             return super().cursor(FailingCursor)
 
+        # These two do not go by way of `cursor`: settlements run through them.
+        def execute(self, *args: Any) -> Any:
+            return self.meet(super().execute, *args)
+
+        def executemany(self, *args: Any) -> Any:
+            return self.meet(super().executemany, *args)
+
         def commit(self) -> None:
             self.meet(super().commit)
 
