@@ -16,6 +16,9 @@ from edge.settings import EdgeSettings
 
 BACKLOG = 4096
 """With the default, 256 clients connecting at once wait a second for their first token."""
+ACCEPTS_PER_TURN = 8
+"""Connections taken in one round of the event loop, by as many handles on the one socket: libuv takes one each
+(libuv#3696), and whoever comes in a crowd would wait until the streams of those before it are over."""
 SEND_BUFFER_BYTES = 65536
 """Of each socket: a stalled client absorbs 255 KiB with it, 3.8 MiB without."""
 READ_BUFFER_BYTES = 1 << 20
@@ -53,7 +56,7 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
 class EdgeServer:
     """An edge that listens. Made by `start`."""
 
-    def __init__(self, runner: web.AppRunner, listener: asyncio.Server, url: str, port: int) -> None:
+    def __init__(self, runner: web.AppRunner, listeners: list[asyncio.Server], url: str, port: int) -> None:
         self.url = url
         self.port = port
         self.stopping = asyncio.Event()
@@ -61,7 +64,7 @@ class EdgeServer:
         assert runner.app is not None
         self._watch = runner.app[WATCH]
         self._runner = runner
-        self._listener = listener
+        self._listeners = listeners
         self._deadline_s = float("inf")
 
     @classmethod
@@ -75,6 +78,7 @@ class EdgeServer:
         bound = bind(settings.host, settings.port, shared=shared)
         host, port = bound.getsockname()[:2]
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        listeners: list[asyncio.Server] = []
         try:
             await runner.setup()
             assert runner.server is not None
@@ -90,14 +94,18 @@ class EdgeServer:
                 auto_decompress=False,
                 read_bufsize=READ_BUFFER_BYTES,
             )
-            listener = await loop.create_server(connect, sock=bound, backlog=BACKLOG)
+            for _ in range(ACCEPTS_PER_TURN):
+                listeners.append(await loop.create_server(connect, sock=bound.dup(), backlog=BACKLOG))
         except BaseException:
-            bound.close()
+            for listener in listeners:
+                listener.close()
             await runner.cleanup()
             raise
+        finally:
+            bound.close()
         app[WATCH].start()
         shown = f"[{host}]" if ":" in host else host
-        return cls(runner, listener, f"http://{shown}:{port}", port)
+        return cls(runner, listeners, f"http://{shown}:{port}", port)
 
     def hasten(self, drain_s: float) -> None:
         """Be unready and refuse new requests from now on; those in flight have `drain_s` more, not longer."""
@@ -113,7 +121,8 @@ class EdgeServer:
         watch.end_all()
         last_s = watch.clock_s() + LAST_WORDS_S
         await _while(lambda: watch.metrics.in_flight > 0 and watch.clock_s() < last_s)
-        self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         await self._runner.cleanup()
         await _while(lambda: len(watch.connections) > 0 and watch.clock_s() < last_s)
         watch.stop()
