@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from alembic.config import Config
@@ -58,35 +59,35 @@ def refuse_outdated(connection: Connection) -> None:
 
 def known_revisions() -> frozenset[str]:
     """The schemas that this program knows: its own and those before it."""
-    return frozenset(step.revision for step in ScriptDirectory.from_config(_config()).walk_revisions())
+    return frozenset(step.revision for step in _script().walk_revisions())
 
 
 def _pending(connection: Connection) -> bool:
     """Whether steps are missing; SchemaOutdated when the database has steps that this program does not know."""
-    script = ScriptDirectory.from_config(_config())
     present = set(MigrationContext.configure(connection).get_current_heads())
     if present - known_revisions():
         raise SchemaOutdated("the database's schema is newer than this program: use a newer one")
-    return present != set(script.get_heads())
+    return present != set(_script().get_heads())
 
 
 def upgrade(connection: Connection, revision: str = "head") -> None:
     """Take the steps that are missing up to a revision, in the transaction that is open. SchemaOutdated."""
     if not _pending(connection):
         return
-    config = _config()
-    script = ScriptDirectory.from_config(config)
+    script = _script()
 
     def steps(present: Any, _context: MigrationContext) -> Any:
         return script._upgrade_revs(revision, present)
 
     # What Alembic's own env.py would do; such a file runs when it is imported, which nothing of ours does.
-    with EnvironmentContext(config, script, fn=steps) as environment:
+    with EnvironmentContext(Config(), script, fn=steps) as environment:
         environment.configure(connection=connection, target_metadata=metadata)
         environment.run_migrations()
 
 
-def _config() -> Config:
+@cache
+def _script() -> ScriptDirectory:
+    """The steps: files of the program, read once."""
     config = Config()
     config.set_main_option("script_location", "storage:migrations")
-    return config
+    return ScriptDirectory.from_config(config)

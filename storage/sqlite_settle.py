@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.dialects import sqlite
@@ -29,12 +30,17 @@ from storage.settlement import (
 )
 
 
+@cache
+def _statements() -> SettleStatements:
+    ids = select(func.json_each(bindparam("ids")).table_valued("value").c.value)
+    return SettleStatements(sqlite.dialect(paramstyle="qmark"), lambda column: column.in_(ids))
+
+
 class SettleTransaction:
     """Commits batches of settlements on a driver connection that is in autocommit mode."""
 
     def __init__(self) -> None:
-        ids = select(func.json_each(bindparam("ids")).table_valued("value").c.value)
-        self._sql = SettleStatements(sqlite.dialect(paramstyle="qmark"), lambda column: column.in_(ids))
+        self._sql = _statements()
 
     def run(self, connection: sqlite3.Connection, batch: Sequence[Settlement], now_us: int) -> Mapping[str, Charge]:
         """Commit a batch, all or none; returns what `LedgerStore.settle` does.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import re
 import shutil
 import tempfile
@@ -10,16 +12,41 @@ from pathlib import Path
 
 import pytest
 
+from storage.migrate import migrate
 from tests.postgres import databases
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The quick part keeps SQLite, the loop of production and, of whole routers, the SDK; `measured` tests are slow."""
+    """The quick part keeps SQLite, the loop of production and, of whole routers, the SDK at a scripted
+    one; `measured` tests are slow."""
     for item in items:
         folders = item.path.relative_to(Path(__file__).parent).parts
-        whole = folders[0] == "hostile" or (folders[0] == "e2e" and folders[1] != "sdk")
+        real_model = "router" in item.fixturenames  # type: ignore[attr-defined]
+        whole = folders[0] == "hostile" or (folders[0] == "e2e" and (folders[1] != "sdk" or real_model))
         if whole or item.get_closest_marker("measured") or re.search(r"postgresql|\[asyncio\b", item.name):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: it need not be looked through for garbage again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite database with the schema and nothing else, to be copied."""
+    path = tmp_path_factory.mktemp("template") / "template.db"
+    asyncio.run(migrate(f"sqlite+aiosqlite:///{path}"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres_url(postgres_url: Callable[[], str]) -> str:
+    """A PostgreSQL database with the schema, shared by all tests."""
+    url = postgres_url()
+    asyncio.run(migrate(url))
+    return url
 
 
 @pytest.fixture(scope="session")

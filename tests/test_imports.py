@@ -7,7 +7,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -75,32 +76,43 @@ def imports_of(tree: ast.AST) -> Iterator[str]:
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
-TREES = {module_name(path): ast.parse(path.read_text()) for path in FILES}
-IMPORTS = {name: frozenset(imports_of(tree)) for name, tree in TREES.items()}
+NAMES = sorted(module_name(path) for path in FILES)
+
+
+@cache
+def trees() -> Mapping[str, ast.Module]:
+    """What the files say."""
+    return {module_name(path): ast.parse(path.read_text()) for path in FILES}
+
+
+@cache
+def imports() -> Mapping[str, frozenset[str]]:
+    """The full names that each module imports."""
+    return {name: frozenset(imports_of(tree)) for name, tree in trees().items()}
 
 
 def packages(name: str) -> set[str]:
     """The top-level packages that a module imports."""
-    return {found.partition(".")[0] for found in IMPORTS[name]}
+    return {found.partition(".")[0] for found in imports()[name]}
 
 
 def test_the_edge_knows_neither_core_nor_storage() -> None:
     """It knows one thing about the core: a channel."""
-    for name in IMPORTS:
+    for name in imports():
         if name.startswith("edge"):
             assert not packages(name) & {"core", "storage"}, name
 
 
 def test_storage_knows_nothing_of_its_users() -> None:
     """Neither core nor edge nor gRPC."""
-    for name in IMPORTS:
+    for name in imports():
         if name.startswith("storage"):
             assert not packages(name) & {"core", "edge", "grpc", "worldrouter", "aiohttp"}, name
 
 
 def test_only_the_launcher_of_serve_sees_both_halves() -> None:
     """Everywhere else the contract stands between them."""
-    assert [name for name in IMPORTS if name.startswith("core") and "edge" in packages(name)] == ["core.serve"]
+    assert [name for name in imports() if name.startswith("core") and "edge" in packages(name)] == ["core.serve"]
 
 
 def test_the_client_package_stands_alone() -> None:
@@ -114,7 +126,7 @@ def test_the_client_package_stands_alone() -> None:
 def test_what_is_pure_sees_no_machinery(name: str) -> None:
     """No gRPC, protobuf, aiohttp or SQLAlchemy, and only what is as pure; of the storage its interfaces."""
     assert not packages(name) & MACHINERY
-    modules = {found for found in IMPORTS[name] if found in TREES}
+    modules = {found for found in imports()[name] if found in trees()}
     assert {each for each in modules if each.startswith("core.")} <= PURE | COMMON
     assert {each for each in modules if each.startswith("storage")} <= {"storage.interfaces", "storage.records"}
 
@@ -128,13 +140,13 @@ def test_pure_modules_load_no_machinery() -> None:
 
 def test_one_module_opens_the_store() -> None:
     """The composition root; others may bring its schema up to date, and know it by its interfaces."""
-    concrete = {name for name in TREES if name.startswith("storage.")} - {
+    concrete = {name for name in trees() if name.startswith("storage.")} - {
         "storage.interfaces",
         "storage.records",
         "storage.migrate",
         "storage.url",
     }
-    users = {name for name, found in IMPORTS.items() if name.startswith("core") and found & concrete}
+    users = {name for name, found in imports().items() if name.startswith("core") and found & concrete}
     assert users == {"core.server"}
 
 
@@ -142,7 +154,7 @@ def test_imports_stand_at_the_top() -> None:
     """Never inside a function, but in the command line's launchers: `--help` must not load a server."""
     hidden = {
         name
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         for function in ast.walk(tree)
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
         for node in ast.walk(function)
@@ -165,17 +177,17 @@ def is_mutable(value: ast.expr | None) -> bool:
     return isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in MUTABLE_CALLS
 
 
-@pytest.mark.parametrize("name", sorted(TREES))
+@pytest.mark.parametrize("name", NAMES)
 def test_no_module_has_mutable_state(name: str) -> None:
     """A collection at the top level is immutable or declared so; nothing says `global`."""
-    for statement in TREES[name].body:
+    for statement in trees()[name].body:
         if not isinstance(statement, ast.Assign | ast.AnnAssign) or not is_mutable(statement.value):
             continue
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
         names = [target.id for target in targets if isinstance(target, ast.Name)]
         declared = annotation_of(statement) in CONSTANT_TYPES
         assert names == ["__all__"] or declared, f"{name}:{statement.lineno} {names}"
-    assert not [node for node in ast.walk(TREES[name]) if isinstance(node, ast.Global)]
+    assert not [node for node in ast.walk(trees()[name]) if isinstance(node, ast.Global)]
 
 
 IMPORT_ALL = """
@@ -229,7 +241,7 @@ def run(script: str, *arguments: str) -> str:
 
 def test_importing_does_nothing() -> None:
     """No file is opened, no socket made, no process, thread or loop started, whichever module is imported."""
-    ours = [name for name in TREES if not name.endswith("__main__")]
+    ours = [name for name in NAMES if not name.endswith("__main__")]
     modules = json.loads(run(IMPORT_ALL, json.dumps([ours, []])))[2]
     others = [name for name in modules if name.partition(".")[0] not in {"core", "edge", "storage"}]
     events, threads, _, loops = json.loads(run(IMPORT_ALL, json.dumps([ours, others])))

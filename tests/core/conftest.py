@@ -33,7 +33,6 @@ from core.providers.script import Script
 from core.providers.scripted import ScriptedProvider
 from core.rates.rates import Rates
 from storage.interfaces import CommitUnknown, Store, StoreUnavailable
-from storage.migrate import migrate
 from storage.records import Settlement
 from storage.store import open_store
 
@@ -187,18 +186,10 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture(scope="session")
-def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite database with the schema and nothing else, to be copied."""
-    path = tmp_path_factory.mktemp("core") / "template.db"
-    asyncio.run(migrate(f"sqlite+aiosqlite:///{path}"))
-    return path
-
-
 @pytest.fixture
-def database(tmp_path: Path, migrated_database: Path) -> Path:
+def database(tmp_path: Path, migrated_file: Path) -> Path:
     """A SQLite database of the test's own."""
-    return Path(shutil.copy(migrated_database, tmp_path / "core.db"))
+    return Path(shutil.copy(migrated_file, tmp_path / "core.db"))
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ import grpc
 import pytest
 import trustme
 
+pytestmark = pytest.mark.slow
+
 Start = Callable[..., Awaitable[asyncio.subprocess.Process]]
 
 

@@ -24,13 +24,13 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.parametrize("runs", [100, pytest.param(2_000, marks=[pytest.mark.slow, pytest.mark.timeout(1_200)])])
+@pytest.mark.parametrize("runs", [20, pytest.param(2_000, marks=[pytest.mark.slow, pytest.mark.timeout(1_200)])])
 def test_money_is_right_in_memory(stepped_loop: SteppedLoop, runs: int) -> None:
     """Three cores on a store in memory, which does what the databases do (`test_memory.py`)."""
     play(Memory(stepped_loop), runs=runs, number=runs)
 
 
-@pytest.mark.parametrize("runs", [5, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1_200)])])
+@pytest.mark.parametrize("runs", [2, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1_200)])])
 def test_money_is_right_on_sqlite(stepped_loop: SteppedLoop, migrated_file: Path, tmp_path: Path, runs: int) -> None:
     """One core at a time on a real file."""
     play(Sqlite(stepped_loop, migrated_file, tmp_path), runs=runs, number=runs)

@@ -33,6 +33,7 @@ DRAINING = {"request_id": "req_1", "code": "service_unavailable"}
 INFO = ErrorInfo("SERVICE_UNAVAILABLE", "req_1", None, "service_unavailable", 1.5, DRAINING)
 
 
+@pytest.mark.slow
 def test_installs_alone(core: Any, root: Path, tmp_path: Path) -> None:
     """`pip install ./protos` gives both clients, which work, and nothing else of ours."""
     source = shutil.copytree(root / "protos", tmp_path / "protos", ignore=shutil.ignore_patterns("__pycache__"))

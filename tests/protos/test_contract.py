@@ -67,6 +67,7 @@ def test_breaking_change_is_refused(
     assert (done.returncode != 0) == breaks, done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("edit", "stale"),
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -15,7 +14,6 @@ from sqlalchemy import NullPool, Row, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage.interfaces import Store
-from storage.migrate import migrate
 from storage.records import Lease, Settlement
 from storage.store import open_store
 
@@ -32,22 +30,6 @@ EMPTY = """
     DELETE FROM prices; DELETE FROM api_keys; DELETE FROM limits; DELETE FROM purses; DELETE FROM idempotency;
     DELETE FROM rate_windows; UPDATE revisions SET value = 0;
 """
-
-
-@pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite database with the schema and nothing else, to be copied."""
-    path = tmp_path_factory.mktemp("template") / "template.db"
-    asyncio.run(migrate(f"sqlite+aiosqlite:///{path}"))
-    return path
-
-
-@pytest.fixture(scope="session")
-def migrated_postgres_url(postgres_url: Callable[[], str]) -> str:
-    """A PostgreSQL database with the schema, shared by all tests."""
-    url = postgres_url()
-    asyncio.run(migrate(url))
-    return url
 
 
 @pytest.fixture

@@ -128,6 +128,7 @@ def games() -> count[int]:
     return count()
 
 
+@pytest.mark.slow
 @settings(
     max_examples=20,
     deadline=None,

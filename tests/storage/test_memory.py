@@ -43,6 +43,7 @@ def games() -> count[int]:
     return count()
 
 
+@pytest.mark.slow
 @settings(
     max_examples=30,
     deadline=None,

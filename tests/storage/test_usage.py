@@ -187,6 +187,7 @@ async def test_roll_ups_are_made_anew(store, insert, query) -> None:
     assert await query("SELECT * FROM usage_daily ORDER BY day, account_id, key_id, model_id") == whole
 
 
+@pytest.mark.slow
 async def test_an_answer_is_exact_while_the_roll_ups_are_emptied(store, insert) -> None:
     """A summary that begins before they are emptied and ends after it misses nothing."""
     await insert(*many(100))

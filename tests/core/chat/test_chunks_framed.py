@@ -229,6 +229,7 @@ def reads_of(random: Random) -> list[bytes]:
     return reads
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32), st.booleans())
 @settings(max_examples=700, deadline=None)
 def test_frames_give_what_the_full_parse_gives(seed: int, include_usage: bool) -> None:

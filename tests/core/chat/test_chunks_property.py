@@ -6,6 +6,7 @@ import json
 from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -237,6 +238,7 @@ def shuffled(found: dict[str, Any], style: Random) -> dict[str, Any]:
     return dict(style.sample(list(found.items()), len(found)))
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32), st.booleans(), st.sampled_from(["compact", "compact", "spaced", "shuffled"]))
 @settings(max_examples=1_000, deadline=None)
 def test_the_fast_path_gives_what_plain_json_gives(seed: int, include_usage: bool, style_name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -18,10 +19,9 @@ from worldrouter.v1 import metering_pb2, metering_pb2_grpc, raw_chat_pb2, raw_ch
 
 from core.home import Home
 from core.reload import Source
-from core.server import CoreServer, database_url
+from core.server import CoreServer
 from core.settings import Settings, convert
 from core.state import operator_token
-from storage.migrate import migrate
 
 DIALECT = raw_chat_pb2.DIALECT_OPENAI_CHAT
 MODEL = {
@@ -117,9 +117,11 @@ def settings() -> Callable[..., Settings]:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
+def home(tmp_path: Path, migrated_file: Path) -> Home:
+    """A state folder with a database."""
     made = Home(tmp_path / "home")
     made.create()
+    shutil.copy(migrated_file, made.database)
     return made
 
 
@@ -130,7 +132,6 @@ async def start(home: Home) -> AsyncIterator[Start]:
 
         async def begin(configured: Settings | None = None, source: Source | None = None) -> Core:
             configured = configured or (source.loaded if source else made_settings())
-            await migrate(database_url(configured, home))
             server = await CoreServer.start(
                 configured,
                 home,

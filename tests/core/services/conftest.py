@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -50,7 +51,6 @@ from core.services.metering import MeteringServicer
 from core.services.payments import PaymentServicer
 from core.settings import BadSettings
 from storage.interfaces import Store
-from storage.migrate import migrate
 from storage.store import open_store
 
 OPERATOR_TOKEN = "operator-token-0123456789-0123456789"
@@ -232,10 +232,9 @@ def dummy_handlers(service: ServiceDescriptor) -> dict[str, Any]:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    url = f"sqlite+aiosqlite:///{tmp_path}/worldrouter.db"
-    await migrate(url)
-    store = await open_store(url)
+async def store(tmp_path: Path, migrated_file: Path) -> AsyncIterator[Store]:
+    path = shutil.copy(migrated_file, tmp_path / "worldrouter.db")
+    store = await open_store(f"sqlite+aiosqlite:///{path}")
     await store.create_account(DEFAULT_ACCOUNT, "Default", "user")
     yield store
     await store.close()
