@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ctypes
 import tempfile
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edge.request import ChatRequest
@@ -83,13 +83,23 @@ class LargeBody:
             request.connection.send(self._body[sent_bytes : sent_bytes + PIECE_BYTES])
 
     async def _send_filed(self, request: ChatRequest) -> None:
-        with tempfile.TemporaryFile() as file:
-            await asyncio.to_thread(file.write, self._body)
+        with await asyncio.to_thread(_filed, self._body) as file:
             self._body = b""
             self._room.tidy()
-            file.seek(0)
             await request.taken()
             while piece := await asyncio.to_thread(file.read, PIECE_BYTES):
                 request.connection.send(piece)
                 del piece
                 await request.taken()
+
+
+def _filed(body: bytes) -> IO[bytes]:
+    """A file without a name that holds this, to be read. To open one may take as long as to write it."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - whoever asked closes it
+    try:
+        file.write(body)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file

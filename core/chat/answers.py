@@ -51,7 +51,7 @@ _encoder = msgspec.json.Encoder()
 class Answer(msgspec.Struct):
     """A whole answer. `usage` is None when the upstream reported none; `text_bytes` were produced."""
 
-    fields: _Object
+    fields: dict[str, object]
     finish_reasons: tuple[str, ...]
     usage: TokenCounts | None
     text_bytes: int
@@ -75,11 +75,12 @@ def read_answer(body: bytes) -> Answer:
         except msgspec.DecodeError:
             body = without_halves(body)
             view = _answer_decoder.decode(body)
-        fields = _object_decoder.decode(body)
+        values = _object_decoder.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         raise UpstreamFailed("The upstream's answer is not a chat completion.") from None
     if not view.choices:
         raise UpstreamFailed("The upstream's answer is not complete.")
+    fields: dict[str, object] = {**values}
     text_bytes, whole = 0, True
     for choice in view.choices:
         message = choice.message
@@ -88,8 +89,7 @@ def read_answer(body: bytes) -> Answer:
         text_bytes += _text_bytes(message)
         whole = whole and UNSET not in (choice.index, choice.logprobs, message.role, message.content, message.refusal)
     if not whole:
-        mended = [_mended(at, choice) for at, choice in enumerate(_choices_decoder.decode(fields["choices"]))]
-        fields["choices"] = Raw(_encoder.encode(mended))
+        fields["choices"] = [_mended(at, each) for at, each in enumerate(_choices_decoder.decode(values["choices"]))]
     return Answer(
         fields=fields,
         finish_reasons=_finish_reasons(view.choices),
@@ -105,12 +105,13 @@ def _finish_reasons(choices: list[_Choice]) -> tuple[str, ...]:
     return tuple([choice.finish_reason or "" for choice in choices])
 
 
-def _mended(at: int, choice: _Object) -> _Object:
+def _mended(at: int, choice: _Object) -> dict[str, object]:
     """What OpenAI's schema requires is always there, `logprobs`, `refusal` and `content` as null."""
+    mended: dict[str, object] = {"index": at, "logprobs": _NULL, **choice}
     message = _object_decoder.decode(choice["message"])
     if not _REQUIRED.keys() <= message.keys():
-        choice["message"] = Raw(_encoder.encode({**_REQUIRED, **message}))
-    return {"index": Raw(b"%d" % at), "logprobs": _NULL} | choice
+        mended["message"] = {**_REQUIRED, **message}
+    return mended
 
 
 def _text_bytes(message: _Message) -> int:

@@ -44,6 +44,8 @@ _log = logging.getLogger(__name__)
 LAST_WORDS_S = 2.0
 """How long the handler of a request that was cut has to say so, before its RPC is cancelled."""
 MAX_ANSWER_BYTES = 64 << 20
+LARGE_BYTES = 64 * 1024
+"""A body, an answer or a piece of one that is this long is worked on when it is its turn."""
 MAX_DRAIN_S = 30.0
 """How long an answer is read on after its caller went away."""
 
@@ -91,6 +93,8 @@ class Exchange:
         pipeline = self._pipeline
         pipeline.admission.refuse_if_closed()
         pipeline.admission.refuse_too_large(self._body)
+        if len(self._body) >= LARGE_BYTES:
+            await pipeline.turn()
         envelope = self._envelope = read_envelope(self._body)
         self._body = b""
         if self._as_body_asks:
@@ -168,6 +172,8 @@ class Exchange:
                 size += len(piece)
                 if size > MAX_ANSWER_BYTES:
                     raise UpstreamFailed("The upstream's answer is too large.")
+                if size >= LARGE_BYTES:
+                    await self._pipeline.turn()
         except WorldRouterError:
             self._pieces = []
             raise
@@ -221,6 +227,8 @@ class Exchange:
             if self._failure is not None:
                 raise self._failure
             data = await dispatch.read(first=first)
+            if len(data) >= LARGE_BYTES:
+                await self._pipeline.turn()
             try:
                 rewriter.take(data, self._sse, chunks)
             except UpstreamFailed as failure:

@@ -64,6 +64,7 @@ class Pipeline:
         self._drains: set[asyncio.Task[None]] = set()
         self._emptied: asyncio.Event | None = None
         self._loop = asyncio.get_running_loop()
+        self._turn = asyncio.Lock()
 
     @property
     def in_flight(self) -> int:
@@ -84,6 +85,12 @@ class Pipeline:
     def current_task(self) -> asyncio.Task[object] | None:
         """The task that runs; without the system call that asking for the loop takes."""
         return asyncio.current_task(self._loop)
+
+    async def turn(self) -> None:
+        """Wait for one's turn to work on something large. Each round of the loop has one: many such pieces of work in
+        one round would hold up all that takes several, the keys' poll for one."""
+        async with self._turn:
+            await asyncio.sleep(0)
 
     def drain_answer(self, exchange: Exchange) -> bool:
         """Have an exchange, whose handler has ended, read its answer on; False when too many do."""

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from core import errors
+from core.chat import exchange
+from core.chat.chunks import ChunkRewriter
 
 IN, OUT = 1_000, 2_000
 
@@ -354,3 +356,30 @@ async def test_the_total_limit_reaches_a_caller_that_does_not_read(router: Any) 
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (await router.row())["status"] == "timeout"
+
+
+@pytest.mark.parametrize("work", ["read_envelope", "read_answer", "take"])
+async def test_large_pieces_of_work_are_done_one_by_one(
+    router: Any, work: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many large bodies, answers and pieces of streams come at once: others get their turn between two."""
+    await router.unary({})  # a lease is at hand from here on
+    rounds, seen = 0, list[int]()
+    target: Any = ChunkRewriter if work == "take" else exchange
+    original = getattr(target, work)
+
+    def watched(*arguments: Any) -> Any:
+        if len(next(each for each in arguments if isinstance(each, bytes))) >= exchange.LARGE_BYTES:
+            seen.append(rounds)
+        return original(*arguments)
+
+    monkeypatch.setattr(target, work, watched)
+    body: dict[str, Any] = {"filler": "x" * 100_000, "script": {"text": "y" * 100_000}}
+    asked = [router.chunks(body) if work == "take" else router.unary(body) for _ in range(20)]
+    together = asyncio.gather(*asked)
+    while not together.done():
+        rounds += 1
+        await asyncio.sleep(0)
+    await together
+    assert len(seen) >= 20
+    assert len(set(seen)) == len(seen)
