@@ -9,13 +9,13 @@ import click
 import msgspec
 
 from tests.bench import processes
-from tests.bench.cases import SHORT_SYSTEMS, SYSTEMS, Case, cases, short_cases
+from tests.bench.cases import METERING_SYSTEMS, SHORT_SYSTEMS, SYSTEMS, Case, cases, metering_cases, short_cases
 from tests.bench.measure import LoadFailed, Row, measure
 from tests.bench.report import Memory, Report
 from tests.bench.summary import summarise
 from tests.bench.systems import Cores, DidNotStart, Machinery, System
 
-ROUNDS = 3
+ROUNDS, METERING_ROUNDS = 3, 5
 
 
 def run(chosen: list[Case], names: tuple[str, ...], rounds: int, *, keep: bool) -> Report:
@@ -56,11 +56,16 @@ def _say(text: str) -> None:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--short", is_flag=True, help="A small part in 20 s, for CI: one process and the bare proxy alone.")
-@click.option("--reps", "rounds", type=click.IntRange(1), default=ROUNDS, show_default=True, help="Rounds.")
+@click.option("--metering", is_flag=True, help="What metering costs: one process with and without it, in six minutes.")
+@click.option(
+    "--reps", "rounds", type=click.IntRange(1), help=f"Rounds; default: {ROUNDS}, of metering {METERING_ROUNDS}."
+)
 @click.option("--only", multiple=True, metavar="CASE", help="Only this case; may be repeated.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Write all figures here.")
 @click.option("--keep", is_flag=True, help="Keep the routers' state and logs.")
-def main(*, short: bool, rounds: int, only: tuple[str, ...], json_file: Path | None, keep: bool) -> None:
+def main(
+    *, short: bool, metering: bool, rounds: int | None, only: tuple[str, ...], json_file: Path | None, keep: bool
+) -> None:
     """Measure what the router costs and adds, with keys and durable metering on.
 
     The same load goes to a model's upstream directly, through a bare aiohttp proxy, through `worldrouter serve`,
@@ -68,14 +73,19 @@ def main(*, short: bool, rounds: int, only: tuple[str, ...], json_file: Path | N
     the load generator and the upstream another, where there are two. Nothing else should be running: it takes ten
     minutes. Tables go to the standard output. The exit status is 1 when a single answer was wrong.
     """
-    known = {case.name: case for case in (short_cases() if short else cases())}
+    if short and metering:
+        raise click.UsageError("--short and --metering exclude each other")
+    found, systems = (cases(), SYSTEMS) if not short else (short_cases(), SHORT_SYSTEMS)
+    if metering:
+        found, systems = metering_cases(), METERING_SYSTEMS
+    known = {case.name: case for case in found}
     unknown = [name for name in only if name not in known]
     if unknown:
         raise click.BadParameter(f"no case {unknown[0]!r}; there are {', '.join(known)}", param_hint="--only")
     try:
         processes.require_accounting()
         chosen = [known[name] for name in only or known]
-        report = run(chosen, SHORT_SYSTEMS if short else SYSTEMS, rounds, keep=keep)
+        report = run(chosen, systems, rounds or (METERING_ROUNDS if metering else ROUNDS), keep=keep)
     except (processes.NoAccounting, DidNotStart, LoadFailed) as error:
         raise click.ClickException(str(error)) from None
     if json_file is not None:

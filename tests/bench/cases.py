@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from tests.bench.plan import Plan
-from tests.bench.systems import APART, DIRECT, FLOOR, TOGETHER, System
+from tests.bench.systems import APART, BARELY_METERED, DIRECT, FLOOR, TOGETHER, UNMETERED, System
 
 KB = 1000
 UNARY, PACED = "unary_1k", "stream_paced"
@@ -72,5 +72,14 @@ def short_cases() -> list[Case]:
     ]
 
 
+def metering_cases() -> list[Case]:
+    """For what metering costs; as long as the tasks behind it take to come round, which is 5 s."""
+    return [
+        Case(UNARY, "unary, 1 kB bodies, 64 connections", _plan(warm_s=5, window_s=5)),
+        Case("unary_one", "unary, 1 kB bodies, 1 connection", _plan(connections=1, warm_s=5, window_s=5)),
+    ]
+
+
 SYSTEMS = (DIRECT, FLOOR, TOGETHER, APART)
 SHORT_SYSTEMS = (FLOOR, TOGETHER)
+METERING_SYSTEMS = (UNMETERED, BARELY_METERED, TOGETHER)

@@ -12,7 +12,7 @@ from statistics import median
 from tests.bench.cases import Case
 from tests.bench.measure import Row
 from tests.bench.summary import Summary
-from tests.bench.systems import DIRECT, Cores
+from tests.bench.systems import DIRECT, UNMETERED, Cores
 
 MB = 1e6
 QUIET_PART = 0.05
@@ -66,7 +66,7 @@ class Report:
 
     def as_markdown(self) -> str:
         """Tables for a terminal or a README."""
-        parts = [self._cpu(), self._latency(), self._stalls(), self._memory()]
+        parts = [self._metering() or self._cpu(), self._latency(), self._stalls(), self._memory()]
         machine = ", ".join(f"{name} {value}" for name, value in _machine(self.cores).items())
         closing = (
             f"Medians of {self.rounds} rounds, taken in turns; {self.errors} errors. Machine: {machine}. "
@@ -86,6 +86,18 @@ class Report:
             _throughput,
         ]
         return self._table(head, cells, lambda found: found.system != DIRECT and found.cpu_us_per_request is not None)
+
+    def _metering(self) -> str:
+        """What metering costs; nothing where that was not asked."""
+        head = ["CPU of the process tree, µs/request", "", "whole", "of which metering", "requests/s"]
+        cells: list[Cell] = [
+            lambda found: found.system,
+            lambda found: _number(found.cpu_us_per_request, 0),
+            lambda found: "" if found.system == UNMETERED else _number(found.cpu_us_added_by_metering, 1),
+            lambda found: _number(found.requests_per_s, 0),
+        ]
+        asked = any(found.system == UNMETERED for found in self.summaries)
+        return self._table(head, cells, lambda _: True) if asked else ""
 
     def _latency(self) -> str:
         head = ["Latency, ms, p50 / p99", "", "whole", "added", "first token", "added"]

@@ -12,7 +12,7 @@ from statistics import median
 
 from tests.bench.measure import Row
 from tests.bench.plan import Spread
-from tests.bench.systems import DIRECT, FLOOR
+from tests.bench.systems import DIRECT, FLOOR, UNMETERED
 
 Value = Callable[[Row], float | None]
 
@@ -30,6 +30,8 @@ class Summary:
     cpu_us_per_chunk: float | None
     cpu_ratio_to_bare_proxy: float | None
     """Of CPU per chunk where there are chunks, else per request."""
+    cpu_us_added_by_metering: float | None
+    """Per request."""
     requests_per_s: float | None
     requests_per_s_per_core: float | None
     chunks_per_s_per_core: float | None
@@ -54,12 +56,12 @@ def summarise(rows: Iterable[Row]) -> list[Summary]:
     for row in rows:
         groups.setdefault((row.case, row.system), []).append(row)
     return [
-        _summary(mine, groups.get((case, DIRECT), []), groups.get((case, FLOOR), []))
+        _summary(mine, *(groups.get((case, other), []) for other in (DIRECT, FLOOR, UNMETERED)))
         for (case, _), mine in groups.items()
     ]
 
 
-def _summary(mine: list[Row], direct: list[Row], floor: list[Row]) -> Summary:
+def _summary(mine: list[Row], direct: list[Row], floor: list[Row], unmetered: list[Row]) -> Summary:
     per_chunk = mine[0].cpu_us_per_chunk is not None
     cpu: Value = (lambda row: row.cpu_us_per_chunk) if per_chunk else (lambda row: row.cpu_us_per_request)
     return Summary(
@@ -71,6 +73,7 @@ def _summary(mine: list[Row], direct: list[Row], floor: list[Row]) -> Summary:
         cpu_us_per_request=_middle(mine, lambda row: row.cpu_us_per_request),
         cpu_us_per_chunk=_middle(mine, lambda row: row.cpu_us_per_chunk),
         cpu_ratio_to_bare_proxy=_against(mine, floor, cpu, lambda own, other: own / other),
+        cpu_us_added_by_metering=_added(mine, unmetered, lambda row: row.cpu_us_per_request),
         requests_per_s=_middle(mine, lambda row: row.requests_per_s),
         requests_per_s_per_core=_per_core(_middle(mine, lambda row: row.cpu_us_per_request)),
         chunks_per_s_per_core=_per_core(_middle(mine, lambda row: row.cpu_us_per_chunk)),
@@ -114,8 +117,8 @@ def _middle(rows: list[Row], value: Value) -> float | None:
     return round(median(found), 3) if found else None
 
 
-def _added(mine: list[Row], direct: list[Row], value: Value) -> float | None:
-    return _against(mine, direct, value, lambda own, other: own - other)
+def _added(mine: list[Row], others: list[Row], value: Value) -> float | None:
+    return _against(mine, others, value, lambda own, other: own - other)
 
 
 def _against(

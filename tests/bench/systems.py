@@ -24,6 +24,7 @@ from typing import Self
 from tests.bench import answers, processes
 
 DIRECT, FLOOR, TOGETHER, APART = "direct", "bare proxy", "one process", "edge + core"
+UNMETERED, BARELY_METERED = "without metering", "without chaining and roll-ups"
 ROOT = Path(__file__).parents[2]
 PYTHON = sys.executable
 COMMAND = str(Path(PYTHON).with_name("worldrouter"))
@@ -111,7 +112,9 @@ class Machinery:
         makers: Mapping[str, Callable[[], System]] = {
             DIRECT: lambda: System(DIRECT, self.upstream, _KEY, (pid,), ((self.upstream, pid),), True),
             FLOOR: self._floor,
-            TOGETHER: self._together,
+            TOGETHER: lambda: self._together(TOGETHER, [COMMAND]),
+            UNMETERED: lambda: self._together(UNMETERED, [PYTHON, "-m", "tests.bench.without", "metering"]),
+            BARELY_METERED: lambda: self._together(BARELY_METERED, [PYTHON, "-m", "tests.bench.without", "background"]),
             APART: self._apart,
         }
         return [makers[name]() for name in names]
@@ -127,15 +130,15 @@ class Machinery:
         self._until(lambda: said.read_text().endswith("\n"), process, said)
         return int(said.read_text()), process.pid
 
-    def _together(self) -> System:
-        home, config = self._home("together")
+    def _together(self, name: str, command: list[str]) -> System:
+        home, config = self._home(name.replace(" ", "-"))
         ready = home / "ready.json"
         said = home / "serve.out"
         ports = ["--http-port", "0", "--grpc-port", "0"]
-        process = self._run([COMMAND, "serve", *ports, "--config", config, "--home", str(home)], said)
+        process = self._run([*command, "serve", *ports, "--config", config, "--home", str(home)], said)
         self._until(ready.exists, process, said)
         port = _port(json.loads(ready.read_text())["http"])
-        return System(TOGETHER, port, self._account(home), (process.pid,), ((port, process.pid),))
+        return System(name, port, self._account(home), (process.pid,), ((port, process.pid),))
 
     def _apart(self) -> System:
         home, config = self._home("apart")
