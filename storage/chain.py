@@ -12,7 +12,7 @@ earlier state of it, which exports are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -66,16 +66,16 @@ Link = tuple[int, str, int, bytes]
 """A row of `ledger_chain`: ledger id, account, position, hash."""
 
 
-def link(entries: Iterable[Sequence[Any]], heads: dict[str, Head]) -> list[Link]:
+def link(entries: Iterable[Sequence[Any]], heads: Mapping[str, Head]) -> list[Link]:
     """Chain entries, given by their columns, behind the heads of the accounts that they name, which move on."""
     links: list[Link] = []
     for row in entries:
         debit, credit, amount = row[DEBIT], row[CREDIT], row[AMOUNT]
         owner = owner_of(debit, credit)
-        head = heads.setdefault(owner, Head())
+        head = heads[owner]
         head.position += 1
         head.hash = next_hash(head.hash, content_of(row))
         links.append((row[0], owner, head.position, head.hash))
-        heads.setdefault(debit, Head()).debits += amount
-        heads.setdefault(credit, Head()).credits += amount
+        heads[debit].debits += amount
+        heads[credit].credits += amount
     return links

@@ -46,6 +46,6 @@ class SqlChain(OverDatabase):
             return 0
         done, step = 0, CHAIN_LIMIT
         while step == CHAIN_LIMIT:
-            step = await self._db.write(lambda connection: self._db.chain_once(connection, CHAIN_LIMIT))
+            step = await self._db.chain_once(CHAIN_LIMIT)
             done += step
         return done

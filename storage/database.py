@@ -94,8 +94,8 @@ class Database(ABC):
         """The engine of a connection that only reads, whose transaction sees one moment and may take long."""
 
     @abstractmethod
-    async def chain_once(self, connection: AsyncConnection, limit: int) -> int:
-        """Chain the next entries of the ledger, `limit` at most, in a transaction that is open; how many."""
+    async def chain_once(self, limit: int) -> int:
+        """Chain the next entries of the ledger, `limit` at most, in one transaction; how many."""
 
     @abstractmethod
     async def settled_ledger_id(self) -> int:

@@ -155,10 +155,13 @@ class PostgresDatabase(Database):
         settings = {**_SETTINGS, "default_transaction_read_only": "on"}
         return _engine(self._url, 1, settings, statement_s=None, isolation_level="REPEATABLE READ")
 
-    async def chain_once(self, connection: AsyncConnection, limit: int) -> int:
-        # The driver's transaction begins with the first statement that SQLAlchemy sends.
-        await connection.execute(select(1))
-        return await postgres_chain.chain((await connection.get_raw_connection()).driver_connection, limit)
+    async def chain_once(self, limit: int) -> int:
+        async def work(connection: AsyncConnection) -> int:
+            # The driver's transaction begins with the first statement that SQLAlchemy sends.
+            await connection.execute(select(1))
+            return await postgres_chain.chain((await connection.get_raw_connection()).driver_connection, limit)
+
+        return await self.write(work)
 
     def translate(self, error: Exception) -> StoreError:
         cause = (error.orig if isinstance(error, DBAPIError) else error) or error

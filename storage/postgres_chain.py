@@ -59,8 +59,10 @@ async def chain(connection: Any, limit: int) -> int:
     below = await connection.fetchval(_BELOW)
     entries = [tuple(row) for row in await connection.fetch(_FRESH, below, limit)]
     if entries:
-        found = await connection.fetch(_HEADS, list({row[place] for row in entries for place in (DEBIT, CREDIT)}))
-        heads = {account_id: Head(*rest) for account_id, *rest in found}
+        named = {row[place] for row in entries for place in (DEBIT, CREDIT)}
+        heads = {id_: Head() for id_ in named}
+        for account_id, *rest in await connection.fetch(_HEADS, list(named)):
+            heads[account_id] = Head(*rest)
         links = link(entries, heads)
         await connection.execute(_LINK, *map(list, zip(*links, strict=True)))
         moved = ((id_, head.position, head.hash, head.debits, head.credits) for id_, head in heads.items())

@@ -354,9 +354,9 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
 
     request_id: str
     account_id: str
-    lease_id: str | None
     amount_nano_usd: int
     shortfall_nano_usd: int
+    lease_id: str | None
     key_id: str | None
     client_request_id: str
     model_id: str

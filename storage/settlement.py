@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -40,7 +39,7 @@ REQUEST_FIELDS = (
     "duration_ms",
     "core_id",
 )
-"""Fields of `Settlement` that are columns of `ledger` by the same name, in the table's order."""
+"""Fields of `Settlement` that are columns of `ledger` by the same name, in the order of both."""
 
 ROW_COLUMNS = (
     "ref",
@@ -55,7 +54,8 @@ ROW_COLUMNS = (
 )
 """Columns of a planned row: all of `ledger` but its id, in the table's order."""
 
-_request_fields = attrgetter(*REQUEST_FIELDS)
+_OF_REQUEST = slice(4, 4 + len(REQUEST_FIELDS))
+"""Where in a `Settlement` they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def plan(
             done.changed[settlement.request_id] = Charge(charged, shortfall)
         account_id = settlement.account_id
         head = (settlement.request_id, "usage", now_us, account_id, HOUSE_USAGE, charged, shortfall, "")
-        done.rows.append(head + _request_fields(settlement))
+        done.rows.append(head + msgspec.structs.astuple(settlement)[_OF_REQUEST])
     return done
 
 
@@ -173,10 +173,9 @@ def foreseen(batch: Sequence[Settlement], now_us: int) -> Plan | None:
 
     None when the batch itself says that something is not.
     """
-    leases = {row.lease_id: HeldLease(row.account_id, _INT64_MAX, True) for row in batch if row.lease_id is not None}
-    for row in batch:
-        for lease_id, purse_id in row.budgets:
-            leases[lease_id] = HeldLease(purse_id, _INT64_MAX, True)
+    named = {(row.lease_id, row.account_id) for row in batch if row.lease_id is not None}
+    named.update(budget for row in batch for budget in row.budgets)
+    leases = {lease_id: HeldLease(owner_id, _INT64_MAX, True) for lease_id, owner_id in named}
     return None if late_accounts(batch, leases) else plan(batch, leases, {}, {}, now_us)
 
 

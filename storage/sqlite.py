@@ -13,8 +13,9 @@ import secrets
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiosqlite
 from sqlalchemy import URL, ColumnElement, Table, event, func, literal, select
@@ -22,14 +23,17 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from storage import sqlite_backup, sqlite_chain
+from storage import sqlite_backup
 from storage.database import Database, Refused
 from storage.interfaces import CommitUnknown, SchemaOutdated, StoreError, StoreUnavailable
 from storage.records import Charge, Settlement
 from storage.settle_statements import CommitFailed
 from storage.settlement import storable
+from storage.sqlite_chain import ChainTransaction
 from storage.sqlite_settle import SettleTransaction
 from storage.tables import BIGINT, ledger
+
+T = TypeVar("T")
 
 READER_COUNT = 4
 BUSY_TIMEOUT_S = 5.0
@@ -181,6 +185,7 @@ class SqliteDatabase(Database):
         super().__init__(writers, readers, writer_count=1, reader_count=READER_COUNT, jitter=jitter)
         self._clock_us = now_us
         self._settle = SettleTransaction()
+        self._chain = ChainTransaction()
         self._driver: aiosqlite.Connection | None = None
         event.listen(self._writers.sync_engine, "connect", self._keep_driver)
         event.listen(self._writers.sync_engine, "invalidate", self._forget_driver)
@@ -201,9 +206,8 @@ class SqliteDatabase(Database):
         event.listen(engine.sync_engine, "begin", _begin)
         return engine
 
-    async def chain_once(self, connection: AsyncConnection, limit: int) -> int:
-        driver: Any = (await connection.get_raw_connection()).driver_connection
-        return int(await driver._execute(sqlite_chain.chain, driver._conn, limit))  # see _settle_once
+    async def chain_once(self, limit: int) -> int:
+        return await self._in_writer(lambda connection: self._chain.run(connection, limit))
 
     async def settled_ledger_id(self) -> int:
         # There is one writer: ids ascend in commit order.
@@ -237,30 +241,28 @@ class SqliteDatabase(Database):
             return await self._settle_once([storable(settlement) for settlement in batch])
 
     async def _settle_once(self, batch: Sequence[Settlement]) -> Mapping[str, Charge]:
+        return await self._in_writer(lambda connection: self._settle.run(connection, batch, self._clock_us()))
+
+    async def _in_writer(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
         """One hop to the writer's thread and back, without a task in between: a small batch costs less than one.
 
         Who is cancelled stops waiting; the thread goes on, and the gate stays closed until it is done.
         """
         driver = await self._enter_writer()
         loop = asyncio.get_running_loop()
-        told: asyncio.Future[Mapping[str, Charge]] = loop.create_future()
+        told: asyncio.Future[T] = loop.create_future()
 
-        def tell(changed: Mapping[str, Charge], error: BaseException | None) -> None:
+        def tell(end: Callable[[], None]) -> None:
             self._writing.release()
             if not told.done():
-                if error is None:
-                    told.set_result(changed)
-                else:
-                    told.set_exception(error)
+                end()
 
         def work() -> None:
-            error = None
-            changed: Mapping[str, Charge] = {}
             try:
-                changed = self._settle.run(driver._conn, batch, self._clock_us())
-            except BaseException as found:
-                error = found
-            loop.call_soon_threadsafe(tell, changed, error)
+                end = partial(told.set_result, transaction(driver._conn))
+            except BaseException as error:
+                end = partial(told.set_exception, error)
+            loop.call_soon_threadsafe(tell, end)
 
         # aiosqlite has no public way to run a function of one's own in the connection's thread; this is what all
         # of its public methods are made of.

@@ -16,8 +16,9 @@ from sqlalchemy import bindparam, func, select
 from sqlalchemy.dialects import sqlite
 
 from storage.records import Charge, Settlement
-from storage.settle_statements import CommitFailed, SettleStatements
+from storage.settle_statements import SettleStatements
 from storage.settlement import (
+    ROW_COLUMNS,
     HeldLease,
     Plan,
     changed_before,
@@ -28,6 +29,7 @@ from storage.settlement import (
     plan,
     unknown,
 )
+from storage.sqlite_writing import Rows, transaction
 
 
 @cache
@@ -41,6 +43,7 @@ class SettleTransaction:
 
     def __init__(self) -> None:
         self._sql = _statements()
+        self._rows = Rows("ledger", ROW_COLUMNS)
 
     def run(self, connection: sqlite3.Connection, batch: Sequence[Settlement], now_us: int) -> Mapping[str, Charge]:
         """Commit a batch, all or none; returns what `LedgerStore.settle` does.
@@ -48,22 +51,13 @@ class SettleTransaction:
         CommitFailed when the outcome is unknown; anything else means that nothing was changed.
         """
         changed: Mapping[str, Charge] = {}
-        try:
-            connection.execute("BEGIN IMMEDIATE")
+        with transaction(connection):
             if not self._wrote_foreseen(connection, batch, now_us):
                 connection.execute("ROLLBACK")
                 connection.execute("BEGIN IMMEDIATE")
                 planned = self._plan(connection, batch, now_us)
                 self._write(connection, planned)
                 changed = planned.changed
-        except BaseException:
-            connection.rollback()
-            raise
-        try:
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            connection.rollback()
-            raise CommitFailed(str(error)) from error
         return changed
 
     def _wrote_foreseen(self, connection: sqlite3.Connection, batch: Sequence[Settlement], now_us: int) -> bool:
@@ -98,7 +92,7 @@ class SettleTransaction:
         if planned.taken_of_purses:
             taken = [(amount, amount, id_) for id_, amount in planned.taken_of_purses.items()]
             connection.executemany(self._sql.charge_purse, taken)
-        connection.executemany(self._sql.insert, planned.rows)
+        self._rows.insert(connection, planned.rows)
         return True
 
 
