@@ -63,6 +63,16 @@ async def test_what_adds_up_is_clean(store, ids, settlement) -> None:
     assert await store.audit() == AuditReport([], 0, True, 6, 11, 11, last + 3)
 
 
+async def test_any_text_is_chained_as_it_is(store, settlement) -> None:
+    """What is chained is what the audit reads, whatever an entry's texts are made of, in batches of any length."""
+    odd = ["\0", '"\\/', "\b\f\n\r\t\x1f\x7f", "\u2028\ufffe\uffff", "é€😀", "", "\\u0041", *map(str, range(66))]
+    await store.settle([settlement(f"{number}{text}", client_request_id=text) for number, text in enumerate(odd)])
+    assert await store.chain() == len(odd)
+    report = await store.audit()
+    assert report.chain_holds
+    assert report.chained_count == len(odd)
+
+
 async def test_an_empty_ledger_is_clean(store) -> None:
     """There is nothing to chain and nothing to find."""
     assert await store.chain() == 0
