@@ -106,7 +106,8 @@ class _Account:
 
     @property
     def free(self) -> int:
-        return self.lease.free if self.lease is not None else 0
+        """What may be granted: nothing before what is due has gone back."""
+        return self.lease.free if self.lease is not None and self.due is None else 0
 
 
 _Change = Callable[[_Account], Awaitable[None]]
@@ -322,6 +323,8 @@ class Escrow:
 
     async def _ration(self, account: _Account) -> None:
         balance = await self._store.balance(account.id)
+        if account.due is not None and account.lease is not None and account.lease.free > 0:
+            return  # it goes back first
         payable = 0
         if balance is not None:
             payable = max(balance.available_nano_usd + balance.credit_limit_nano_usd, 0)
@@ -355,7 +358,10 @@ class Escrow:
     async def _grow(self, account: _Account, want: int) -> bool:
         """Move at least this much more into the account's lease; False when the account cannot pay."""
         if account.lease is not None:
+            due = account.due
             extended = await self._extend(account.lease, want)
+            if extended and account.due is due:
+                account.due = None  # who has enough to give asks for nothing back
             if extended is not None:
                 return extended
             _lose(account)

@@ -142,6 +142,16 @@ class Money(RuleBasedStateMachine):
         """An account gets limits, or others."""
         self.happens("all", lambda world: world.bind(account, budget, slots))
 
+    @rule(core=indexes, account=accounts, amount=amounts, budget=budgets)
+    def lower_a_budget(self, core: int, account: str, amount: int, budget: int) -> None:
+        """A budget is lowered under a running request; that ends for less than it holds, and others come."""
+        self.bind(account, 400, 5)  # type: ignore[call-arg]
+        self.admit(core, account, 60, "all")  # type: ignore[call-arg]
+        self.bind(account, budget, 5)  # type: ignore[call-arg]
+        self.admit(core, account, 1, "all")  # type: ignore[call-arg]
+        self.complete(-1, 30, "all")  # type: ignore[call-arg]
+        self.admit(core, account, amount, "all")  # type: ignore[call-arg]
+
     # Cores
 
     @rule(core=indexes, pause=pauses)
