@@ -10,6 +10,7 @@ import msgspec
 
 from tests.bench import processes
 from tests.bench.cases import METERING_SYSTEMS, SHORT_SYSTEMS, SYSTEMS, Case, cases, metering_cases, short_cases
+from tests.bench.disk import commit_ms
 from tests.bench.measure import LoadFailed, Row, measure
 from tests.bench.report import Memory, Report
 from tests.bench.summary import summarise
@@ -23,6 +24,7 @@ def run(chosen: list[Case], names: tuple[str, ...], rounds: int, *, keep: bool) 
     cores = Cores.split()
     rows: list[Row] = []
     with Machinery(cores, keep=keep) as machinery:
+        disk_ms = commit_ms(machinery.folder)
         _say("starting the upstream, the bare proxy and the router")
         systems = machinery.start(names)
         idle = {system.name: processes.pss_bytes(system.pids) for system in systems}
@@ -35,7 +37,7 @@ def run(chosen: list[Case], names: tuple[str, ...], rounds: int, *, keep: bool) 
         memory = [_memory(system, idle[system.name]) for system in systems]
     order = {name: place for place, name in enumerate(names)}
     summaries = sorted(summarise(rows), key=lambda found: order[found.system])
-    return Report(chosen, rows, summaries, memory, rounds, cores)
+    return Report(chosen, rows, summaries, memory, rounds, cores, disk_ms)
 
 
 def _memory(system: System, idle_bytes: int) -> Memory:

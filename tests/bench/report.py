@@ -11,6 +11,7 @@ from statistics import median
 
 from tests.bench.cases import Case
 from tests.bench.measure import Row
+from tests.bench.plan import Spread
 from tests.bench.summary import Summary
 from tests.bench.systems import DIRECT, UNMETERED, Cores
 
@@ -40,6 +41,8 @@ class Report:
     memory: Sequence[Memory]
     rounds: int
     cores: Cores
+    commit_ms: Spread
+    """What the disk takes for a small commit; see `tests.bench.disk`."""
 
     @property
     def errors(self) -> int:
@@ -57,6 +60,7 @@ class Report:
             "machine": _machine(self.cores),
             "rounds": self.rounds,
             "others_part": self.others_part,
+            "commit_ms": _spread(self.commit_ms),
             "errors": self.errors,
             "cases": {case.name: case.title for case in self.cases},
             "summaries": [asdict(summary) for summary in self.summaries],
@@ -70,6 +74,8 @@ class Report:
         machine = ", ".join(f"{name} {value}" for name, value in _machine(self.cores).items())
         closing = (
             f"Medians of {self.rounds} rounds, taken in turns; {self.errors} errors. Machine: {machine}. "
+            f"The disk takes {_pair(self.commit_ms.p50, self.commit_ms.p99)} ms for a small commit; every unary answer "
+            "waits for one. "
             f"Other programs had {self.others_part:.0%} of the router's core"
             + ("." if self.others_part < QUIET_PART else ": times are too long and 99th percentiles mean little.")
         )
@@ -177,5 +183,9 @@ def _plain(row: Row) -> dict[str, object]:
     plain: dict[str, object] = {name: value for name, value in vars(row).items() if name not in spreads}
     for name in spreads:
         spread = getattr(row, name)
-        plain[name] = spread and {"p50": spread.p50, "p99": spread.p99, "longest": spread.most}
+        plain[name] = spread and _spread(spread)
     return plain
+
+
+def _spread(found: Spread) -> dict[str, float]:
+    return {"p50": found.p50, "p99": found.p99, "longest": found.most}
