@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import click
@@ -10,6 +10,7 @@ from worldrouter.v1 import account_pb2
 
 from core.cli.changes import change, named, repeat_option
 from core.cli.client import collect
+from core.cli.durations import end_of
 from core.cli.money import UsdType, exact_usd, shown_usd
 from core.cli.options import (
     client_command,
@@ -62,7 +63,7 @@ def create(
     kind: str,
     parent_id: str,
     models: list[str] | None,
-    expires_in: timedelta | None,
+    expires_in: timedelta | datetime | None,
     idempotency_key: str | None,
     as_json: bool,
 ) -> None:
@@ -87,9 +88,9 @@ def create(
         idempotency_key=idempotency_key or session.new_id(),
     )
     if expires_in is not None:
-        request.expire_time.FromDatetime(session.now() + expires_in)
+        request.expire_time.FromDatetime(end_of(expires_in, session.now()))
     with session.connect() as core:
-        account = change(core, core.accounts.CreateAccount, request)
+        account = change(core, core.accounts.CreateAccount, request, ends=request.expire_time)
     _print(account, as_json)
 
 
@@ -115,7 +116,7 @@ def update(
     name: str | None,
     credit_limit_nano_usd: int | None,
     models: list[str] | None,
-    expires_in: timedelta | None,
+    expires_in: timedelta | datetime | None,
     never_expires: bool,
     idempotency_key: str | None,
     as_json: bool,
@@ -139,7 +140,7 @@ def update(
         idempotency_key=idempotency_key or session.new_id(),
     )
     if expires_in is not None:
-        request.account.expire_time.FromDatetime(session.now() + expires_in)
+        request.account.expire_time.FromDatetime(end_of(expires_in, session.now()))
     given = {
         "display_name": name is not None,
         "credit_limit_nano_usd": credit_limit_nano_usd is not None,
@@ -148,7 +149,7 @@ def update(
     }
     request.update_mask.paths.extend(named(given))
     with session.connect() as core:
-        account = change(core, core.accounts.UpdateAccount, request)
+        account = change(core, core.accounts.UpdateAccount, request, ends=request.account.expire_time)
     _print(account, as_json)
 
 

@@ -7,9 +7,11 @@ from typing import Final, Protocol, TypeVar
 
 import click
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from core.cli.client import CallFailed, Core
 from core.cli.options import Decorator
+from core.cli.output import exact_time
 
 MAYBE_DONE: Final = (
     "UNAVAILABLE",
@@ -46,14 +48,18 @@ def change(
     request: Request,
     *,
     maybe_done: str = "it may have been done all the same",
+    ends: Timestamp | None = None,
 ) -> Response:
-    """Call a method that changes something; a failure that leaves open whether it did says how to repeat it."""
+    """Call a method that changes something; a failure that leaves open whether it did says how to repeat it. `ends` is
+    the time that the request means, of one that says how long from now."""
     try:
         return core.call(method, request)
     except CallFailed as error:
         if error.reason not in MAYBE_DONE:
             raise
         again = f"repeat it with --idempotency-key {request.idempotency_key}"
+        if ends is not None and ends.ToNanoseconds():
+            again += f" --expires-in {exact_time(ends)}"
         raise click.ClickException(f"{error.message}; {maybe_done}: {again}") from error
 
 

@@ -11,7 +11,7 @@ from worldrouter.v1 import auth_pb2
 
 from core.cli.changes import change, named, repeat_option
 from core.cli.client import collect
-from core.cli.durations import DurationType
+from core.cli.durations import DurationType, end_of
 from core.cli.options import (
     account_option,
     client_command,
@@ -46,7 +46,7 @@ def create(
     session: Session,
     name: str,
     account_id: str,
-    expires_in: timedelta | None,
+    expires_in: timedelta | datetime | None,
     models: list[str] | None,
     idempotency_key: str | None,
     as_json: bool,
@@ -66,9 +66,9 @@ def create(
         idempotency_key=idempotency_key or session.new_id(),
     )
     if expires_in is not None:
-        request.expire_time.FromDatetime(session.now() + expires_in)
+        request.expire_time.FromDatetime(end_of(expires_in, session.now()))
     with session.connect() as core:
-        key = change(core, core.auth.CreateApiKey, request)
+        key = change(core, core.auth.CreateApiKey, request, ends=request.expire_time)
     _print(key, session.now(), as_json)
 
 
@@ -132,7 +132,7 @@ def update(
     session: Session,
     key_id: str,
     name: str | None,
-    expires_in: timedelta | None,
+    expires_in: timedelta | datetime | None,
     never_expires: bool,
     models: list[str] | None,
     idempotency_key: str | None,
@@ -152,7 +152,7 @@ def update(
         idempotency_key=idempotency_key or session.new_id(),
     )
     if expires_in is not None:
-        request.api_key.expire_time.FromDatetime(session.now() + expires_in)
+        request.api_key.expire_time.FromDatetime(end_of(expires_in, session.now()))
     given = {
         "display_name": name is not None,
         "expire_time": expires_in is not None or never_expires,
@@ -160,7 +160,7 @@ def update(
     }
     request.update_mask.paths.extend(named(given))
     with session.connect() as core:
-        key = change(core, core.auth.UpdateApiKey, request)
+        key = change(core, core.auth.UpdateApiKey, request, ends=request.api_key.expire_time)
     _print(key, session.now(), as_json)
 
 

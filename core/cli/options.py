@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import click
 
-from core.cli.durations import DurationType
+from core.cli.durations import EndType
 from core.cli.session import Session
 from core.home import ENVIRONMENT_VARIABLE, Home
 
@@ -120,7 +120,9 @@ models_option: Decorator = click.option(
 """The option --models: None when it was not given, empty for all."""
 
 expiry_option: Decorator = click.option(
-    "--expires-in", type=DurationType(), help="End it by itself after so long: 90d, 12h, 30m."
+    "--expires-in",
+    type=EndType(),
+    help="End it by itself after so long: 90d, 12h, 30m; or at a time, which --idempotency-key needs.",
 )
 """The option --expires-in."""
 

@@ -190,6 +190,18 @@ def test_models_and_idempotency_keys_are_sent(invoke: Callable[..., Any]) -> Non
     assert "it may have been done all the same: repeat it with --idempotency-key new-id" in run.result().stderr
 
 
+def test_a_change_that_ends_something_is_repeated_with_the_time(invoke: Callable[..., Any]) -> None:
+    """How long from now would mean another time then, and be another request."""
+    run = invoke("keys", "create", "ci", "--expires-in", "90d")
+    first = run.refuse("AuthService.CreateApiKey", grpc.StatusCode.UNAVAILABLE, "gone")
+    said = run.result().stderr
+    again = said.partition("repeat it with ")[2].split()
+    assert again[:3] == ["--idempotency-key", "new-id", "--expires-in"]
+    run = invoke("keys", "create", "ci", *again)
+    assert run.answer("AuthService.CreateApiKey", key()) == first
+    run.result()
+
+
 def test_update_sends_what_was_given(invoke: Callable[..., Any]) -> None:
     """The mask of `keys update` names the options that were given; without one it is wrong usage."""
     run = invoke("keys", "update", "key_1", "--models", "*", "--never-expires")
