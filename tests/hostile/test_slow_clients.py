@@ -202,7 +202,6 @@ async def test_stalled_readers(
         assert min(during_s) <= P99_FACTOR * max(around_s)  # of a machine that others use too
 
 
-@pytest.mark.measured
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 async def test_a_slow_reader_is_served(serve: Callable[[str], Any], far_and_large: FarEnd, stream: bool) -> None:
