@@ -115,12 +115,12 @@ def test_a_second_start_makes_no_second_key(launcher: Any, scripted_config: str)
     assert keys_in(home) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.measured
 def test_a_second_start_is_quick(launcher: Any) -> None:
-    """With the real model it is ready within three seconds; the best of three, the machine may be busy."""
-    home, took_s = launcher.home(), []
+    """With the real model it is ready within three seconds; one of three, the machine may be busy."""
+    home, took_s = launcher.home(), list[float]()
     launcher.serve(home=home).stop()
-    for _ in range(3):
+    while len(took_s) < 3 and not any(each < SECOND_START_S for each in took_s):
         began_s = time.monotonic()
         router = launcher.serve(home=home)
         took_s.append(time.monotonic() - began_s)
