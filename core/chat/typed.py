@@ -9,7 +9,7 @@ answer null reads as absent, and a value that its field cannot hold goes to `ext
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import GenericAlias, MappingProxyType
@@ -55,6 +55,9 @@ _SAID: Final = ("id", "object", "created", "model")
 # Keys of a request that the RPC decides.
 _DECIDED: Final = frozenset(("stream", "stream_options"))
 
+MAX_OBJECTS: Final = 10_000
+"""Messages, parts, tools and whatever else is an object, together: each costs microseconds, and there is room for
+millions."""
 _EXTRA: Final = "extra_json"
 _TIMESTAMP: Final = "google.protobuf.Timestamp"
 _SCALARS: Final = MappingProxyType(
@@ -72,10 +75,10 @@ def request_body(params: ChatCompletionParams, *, stream: bool, include_obfuscat
     """OpenAI's JSON body for these parameters.
 
     Raises InvalidRequest, whose `param` is the path of the field, for JSON text that is not JSON, a key of
-    `extra_json` that has a field, two forms of one key, and numbers that are not finite. Everything else is for
+    `extra_json` that has a field, two forms of one key, numbers that are not finite, and more than MAX_OBJECTS. Everything else is for
     the pipeline and the upstream to judge.
     """
-    body = _to_object(params, "", _DECIDED)
+    body = _to_object(params, "", iter(range(MAX_OBJECTS)), _DECIDED)
     if stream:
         body["stream"] = True
     if stream and include_obfuscation is not None:
@@ -216,9 +219,14 @@ def _scalar_reader(field: FieldDescriptor) -> _Read:
     return lambda message, value: setattr(message, name, msgspec.json.decode(value, type=kind))
 
 
-def _to_object(message: Message, path: str, decided: frozenset[str] = frozenset()) -> dict[str, object]:
-    """The JSON object for what is set in a message. `path` ends in "." or is empty, `decided` are further keys
-    that `extra_json` may not have."""
+def _to_object(
+    message: Message, path: str, places: Iterator[int], decided: frozenset[str] = frozenset()
+) -> dict[str, object]:
+    """The JSON object for what is set in a message, which takes one of the `places`. `path` ends in "." or is empty,
+    `decided` are further keys that `extra_json` may not have."""
+    if next(places, None) is None:
+        where = path.partition("[")[0]
+        raise InvalidRequest(f"{where} makes it more than {MAX_OBJECTS} messages, parts, tools and so on", param=where)
     found: dict[str, object] = {}
     for field, value in message.ListFields():
         if field.name == _EXTRA:
@@ -226,7 +234,7 @@ def _to_object(message: Message, path: str, decided: frozenset[str] = frozenset(
         key = _key(field)
         if key in found:
             raise InvalidRequest(f"{path}{key} is set in two forms", param=f"{path}{field.name}")
-        found[key] = _to_value(field, value, f"{path}{field.name}")
+        found[key] = _to_value(field, value, f"{path}{field.name}", places)
     plan = _plan(message.DESCRIPTOR)
     taken = {*plan.fields, *decided}
     if plan.oneof and (tag := message.WhichOneof(plan.oneof)):
@@ -244,7 +252,7 @@ def _extra(text: str, taken: set[str], path: str) -> _Object:
     return fields
 
 
-def _to_value(field: FieldDescriptor, value: Any, path: str) -> object:
+def _to_value(field: FieldDescriptor, value: Any, path: str, places: Iterator[int]) -> object:
     of = field.message_type
     if field.name.endswith("_json"):
         return _parse(value, msgspec.Raw, path)
@@ -257,8 +265,8 @@ def _to_value(field: FieldDescriptor, value: Any, path: str) -> object:
     if of.full_name == _TIMESTAMP:
         return value.seconds
     if field.is_repeated:
-        return [_to_object(item, f"{path}[{index}].") for index, item in enumerate(value)]
-    return _to_object(value, f"{path}.")
+        return [_to_object(item, f"{path}[{index}].", places) for index, item in enumerate(value)]
+    return _to_object(value, f"{path}.", places)
 
 
 def _parse(text: str, kind: type[_T], path: str) -> _T:

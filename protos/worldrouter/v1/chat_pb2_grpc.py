@@ -47,6 +47,9 @@ class ChatServiceStub:
     extra_json holds every key without a field, and a value that its field cannot
     hold; null reads as not set.
 
+    A request may hold 10,000 messages, parts, tools and other messages of this
+    package together.
+
     Metadata, both ways, is RawChatService's.
     """
 
@@ -89,6 +92,9 @@ class ChatServiceServicer:
     INVALID_REQUEST, as is text that is not a JSON object. In an answer
     extra_json holds every key without a field, and a value that its field cannot
     hold; null reads as not set.
+
+    A request may hold 10,000 messages, parts, tools and other messages of this
+    package together.
 
     Metadata, both ways, is RawChatService's.
     """
@@ -154,6 +160,9 @@ class ChatService:
     INVALID_REQUEST, as is text that is not a JSON object. In an answer
     extra_json holds every key without a field, and a value that its field cannot
     hold; null reads as not set.
+
+    A request may hold 10,000 messages, parts, tools and other messages of this
+    package together.
 
     Metadata, both ways, is RawChatService's.
     """

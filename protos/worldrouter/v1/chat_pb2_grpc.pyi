@@ -48,6 +48,9 @@ class ChatServiceStub:
     extra_json holds every key without a field, and a value that its field cannot
     hold; null reads as not set.
 
+    A request may hold 10,000 messages, parts, tools and other messages of this
+    package together.
+
     Metadata, both ways, is RawChatService's.
     """
 
@@ -90,6 +93,9 @@ class ChatServiceAsyncStub(ChatServiceStub):
     extra_json holds every key without a field, and a value that its field cannot
     hold; null reads as not set.
 
+    A request may hold 10,000 messages, parts, tools and other messages of this
+    package together.
+
     Metadata, both ways, is RawChatService's.
     """
 
@@ -127,6 +133,9 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     INVALID_REQUEST, as is text that is not a JSON object. In an answer
     extra_json holds every key without a field, and a value that its field cannot
     hold; null reads as not set.
+
+    A request may hold 10,000 messages, parts, tools and other messages of this
+    package together.
 
     Metadata, both ways, is RawChatService's.
     """

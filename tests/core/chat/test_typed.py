@@ -392,3 +392,20 @@ def test_every_object_has_extra_json() -> None:
         "StreamChatCompletionResponse",
         "CompletionDeltas",
     }
+
+
+@pytest.mark.parametrize(
+    ("params", "param"),
+    [
+        pytest.param({"messages": [{}] * typed.MAX_OBJECTS}, "messages", id="messages"),
+        pytest.param({"messages": [{"content_parts": [{}] * 99}] * (typed.MAX_OBJECTS // 100)}, "messages", id="parts"),
+        pytest.param({"messages": [{}], "tools": [{}] * (typed.MAX_OBJECTS - 1)}, "tools", id="tools"),
+    ],
+)
+def test_endless_objects_are_refused(params: dict[str, Any], param: str) -> None:
+    """Whatever they are; a request with one less is converted."""
+    with pytest.raises(InvalidRequest, match=f"more than {typed.MAX_OBJECTS} ") as refused:
+        typed.request_body(chat.ChatCompletionParams(**params), stream=False)
+    assert refused.value.param == param
+    params[param].pop()
+    assert typed.request_body(chat.ChatCompletionParams(**params), stream=False)
