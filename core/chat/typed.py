@@ -75,8 +75,8 @@ def request_body(params: ChatCompletionParams, *, stream: bool, include_obfuscat
     """OpenAI's JSON body for these parameters.
 
     Raises InvalidRequest, whose `param` is the path of the field, for JSON text that is not JSON, a key of
-    `extra_json` that has a field, two forms of one key, numbers that are not finite, and more than MAX_OBJECTS. Everything else is for
-    the pipeline and the upstream to judge.
+    `extra_json` that has a field, two forms of one key, numbers that are not finite, and more than MAX_OBJECTS.
+    Everything else is for the pipeline and the upstream to judge.
     """
     body = _to_object(params, "", iter(range(MAX_OBJECTS)), _DECIDED)
     if stream:
