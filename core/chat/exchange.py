@@ -44,8 +44,10 @@ _log = logging.getLogger(__name__)
 LAST_WORDS_S = 2.0
 """How long the handler of a request that was cut has to say so, before its RPC is cancelled."""
 MAX_ANSWER_BYTES = 64 << 20
-LARGE_BYTES = 64 * 1024
-"""A body, an answer or a piece of one that is this long is worked on when it is its turn."""
+LARGE_BODY_BYTES = 256 * 1024
+LARGE_PIECE_BYTES = 32 * 1024
+"""Work on a body of this size, on an answer or on a piece of one, waits for its turn. An upstream that is faster than
+its caller is read in pieces of this size."""
 MAX_DRAIN_S = 30.0
 """How long an answer is read on after its caller went away."""
 
@@ -93,7 +95,7 @@ class Exchange:
         pipeline = self._pipeline
         pipeline.admission.refuse_if_closed()
         pipeline.admission.refuse_too_large(self._body)
-        if len(self._body) >= LARGE_BYTES:
+        if len(self._body) >= LARGE_BODY_BYTES:
             await pipeline.turn()
         envelope = self._envelope = read_envelope(self._body)
         self._body = b""
@@ -172,7 +174,7 @@ class Exchange:
                 size += len(piece)
                 if size > MAX_ANSWER_BYTES:
                     raise UpstreamFailed("The upstream's answer is too large.")
-                if size >= LARGE_BYTES:
+                if size >= LARGE_PIECE_BYTES:
                     await self._pipeline.turn()
         except WorldRouterError:
             self._pieces = []
@@ -227,7 +229,7 @@ class Exchange:
             if self._failure is not None:
                 raise self._failure
             data = await dispatch.read(first=first)
-            if len(data) >= LARGE_BYTES:
+            if len(data) >= LARGE_PIECE_BYTES:
                 await self._pipeline.turn()
             try:
                 rewriter.take(data, self._sse, chunks)

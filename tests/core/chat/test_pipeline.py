@@ -369,12 +369,12 @@ async def test_large_pieces_of_work_are_done_one_by_one(
     original = getattr(target, work)
 
     def watched(*arguments: Any) -> Any:
-        if len(next(each for each in arguments if isinstance(each, bytes))) >= exchange.LARGE_BYTES:
+        if len(next(each for each in arguments if isinstance(each, bytes))) >= exchange.LARGE_PIECE_BYTES:
             seen.append(rounds)
         return original(*arguments)
 
     monkeypatch.setattr(target, work, watched)
-    body: dict[str, Any] = {"filler": "x" * 100_000, "script": {"text": "y" * 100_000}}
+    body: dict[str, Any] = {"filler": "x" * exchange.LARGE_BODY_BYTES, "script": {"text": "y" * 100_000}}
     asked = [router.chunks(body) if work == "take" else router.unary(body) for _ in range(20)]
     together = asyncio.gather(*asked)
     while not together.done():
