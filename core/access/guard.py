@@ -66,25 +66,17 @@ class HandlerRegistry(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Malformed:
-    """Stands for a request that is not the protobuf message it should be."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class _WellFormed:
     """A caller's stream of requests, which ends with InvalidRequest at one that is malformed."""
 
+    rpc: _Rpc
     requests: AsyncIterator[Any]
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Any:
-        request = await anext(self.requests)
-        _refuse_malformed(request)
-        return request
+        return _parsed(self.rpc, await anext(self.requests))
 
 
 @dataclass(slots=True)
@@ -105,6 +97,7 @@ class _Rpc:
     roles: frozenset[Role]
     announces_itself: bool
     streams_requests: bool
+    parse: Callable[[bytes], Any]
 
 
 class Guard:
@@ -157,7 +150,9 @@ class Guard:
             server.add_registered_method_handlers(service_name, handlers)
 
     def _wrap(self, method: str, service_name: str, handler: Any) -> Any:
-        rpc = _Rpc(method, roles_for(method), service_name in _ANNOUNCE_THEMSELVES, handler.request_streaming)
+        announces_itself = service_name in _ANNOUNCE_THEMSELVES
+        parse = handler.request_deserializer
+        rpc = _Rpc(method, roles_for(method), announces_itself, handler.request_streaming, parse)
         behaviour = _behaviour(handler)
         if inspect.isasyncgenfunction(behaviour):
             wrapped = self._stream(rpc, behaviour)
@@ -167,14 +162,14 @@ class Guard:
         else:
             raise TypeError(f"the handler of {method} is not async")
         make = _HANDLER_MAKERS[handler.request_streaming, handler.response_streaming]
-        return make(wrapped, _lenient(handler.request_deserializer), handler.response_serializer)
+        # The library would parse what it gets before anybody knows who sent it, and refuse it without a request id.
+        return make(wrapped, None, handler.response_serializer)
 
     def _unary(self, rpc: _Rpc, behaviour: Callable[[Any, Context], Awaitable[Any]]) -> Any:
         async def unary(request: Any, context: Context) -> Any:
             passage = _Passage(self._ids.new(), self._monotonic_s())
             try:
-                await self._admit(rpc, passage, request, context)
-                response = await behaviour(_WellFormed(aiter(request)) if rpc.streams_requests else request, context)
+                response = await behaviour(await self._admit(rpc, passage, request, context), context)
                 passage.code = grpc.StatusCode.OK
                 return response
             except Exception as error:
@@ -191,8 +186,7 @@ class Guard:
             passage = _Passage(self._ids.new(), self._monotonic_s())
             messages: AsyncGenerator[Any, None] | None = None
             try:
-                await self._admit(rpc, passage, request, context)
-                messages = behaviour(_WellFormed(aiter(request)) if rpc.streams_requests else request, context)
+                messages = behaviour(await self._admit(rpc, passage, request, context), context)
                 async for message in messages:
                     yield message
                 passage.code = grpc.StatusCode.OK
@@ -207,19 +201,20 @@ class Guard:
 
         return stream
 
-    async def _admit(self, rpc: _Rpc, passage: _Passage, request: Any, context: Context) -> None:
-        """Let the caller in: set `current_call`, or raise."""
+    async def _admit(self, rpc: _Rpc, passage: _Passage, request: Any, context: Context) -> Any:
+        """Let the caller in: set `current_call`, or raise. Returns what the handler is to be given."""
         authorization, client_request_id = _read_metadata(context.invocation_metadata() or ())
         caller = _ANONYMOUS
         if Role.ANONYMOUS not in rpc.roles:
             caller = await self._callers.authenticate(authorization)
             if caller.role not in rpc.roles:
                 raise Forbidden("This credential may not call this.")
-        _refuse_malformed(request)
+        request = _WellFormed(rpc, aiter(request)) if rpc.streams_requests else _parsed(rpc, request)
         passage.call = Call(passage.request_id, client_request_id, caller)
         current_call.set(passage.call)
         if not rpc.announces_itself:
             await context.send_initial_metadata(((REQUEST_ID_KEY, passage.request_id),))
+        return request
 
     async def _abort(self, rpc: _Rpc, passage: _Passage, context: Context, error: Exception) -> None:
         """End the RPC with the status of an error; raises what `context.abort` does."""
@@ -266,23 +261,14 @@ def _ends_rpc(error: Exception) -> bool:
     return isinstance(error, grpc.aio.BaseError) and not isinstance(error, grpc.aio.UsageError)
 
 
-def _lenient(deserializer: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    """A deserializer that never raises: the library would answer UNKNOWN, without a request id."""
-    if deserializer is None:
-        return None
-
-    def deserialize(raw: bytes) -> Any:
-        try:
-            return deserializer(raw)
-        except Exception as error:
-            return _Malformed(str(error)[:200])
-
-    return deserialize
-
-
-def _refuse_malformed(request: Any) -> None:
-    if isinstance(request, _Malformed):
-        raise InvalidRequest(f"The request is malformed: {request.reason}.")
+def _parsed(rpc: _Rpc, request: Any) -> Any:
+    """The request as a message, which it is already where it came without a socket."""
+    if not isinstance(request, bytes):
+        return request
+    try:
+        return rpc.parse(request)
+    except Exception as error:
+        raise InvalidRequest(f"The request is malformed: {str(error)[:200]}.") from None
 
 
 def _read_metadata(metadata: Iterable[tuple[str, str | bytes]]) -> tuple[str | None, str]:

@@ -389,6 +389,27 @@ async def test_a_malformed_request_in_a_stream_is_the_callers_mistake(guard, ser
     assert (caught.value.code(), info_of(caught.value).reason) == (C.INVALID_ARGUMENT, "INVALID_REQUEST")
 
 
+async def test_nothing_of_a_strangers_request_is_read(guard, serve, bearer) -> None:
+    """It is parsed once its sender is known: to parse what anybody sends would cost time and memory."""
+    parsed = []
+
+    def parse(raw: bytes) -> bytes:
+        parsed.append(raw)
+        return raw
+
+    async def answer(request: bytes, context: Any) -> bytes:
+        await context.send_initial_metadata(())
+        return request
+
+    handler = grpc.unary_unary_rpc_method_handler(answer, request_deserializer=parse)
+    guard.add_registered_method_handlers("worldrouter.v1.RawChatService", {"CreateRawCompletion": handler})
+    call = (await serve(guard)).unary_unary("/worldrouter.v1.RawChatService/CreateRawCompletion")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(b"of a stranger")
+    assert (caught.value.code(), parsed) == (C.UNAUTHENTICATED, [])
+    assert (await call(b"of a caller", metadata=bearer), parsed) == (b"of a caller", [b"of a caller"])
+
+
 class FakeContext:
     """As much of a context as the wrapper of a chat touches."""
 
