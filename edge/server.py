@@ -16,9 +16,8 @@ from edge.settings import EdgeSettings
 
 BACKLOG = 4096
 """With the default, 256 clients connecting at once wait a second for their first token."""
-ACCEPTS_PER_TURN = 8
-"""Connections taken in one round of the event loop, by as many handles on the one socket: libuv takes one each
-(libuv#3696), and whoever comes in a crowd would wait until the streams of those before it are over."""
+ACCEPTS_PER_TURN = 64
+"""Connections taken in one round of the event loop, at most."""
 SEND_BUFFER_BYTES = 65536
 """Of each socket: a stalled client absorbs 255 KiB with it, 3.8 MiB without."""
 READ_BUFFER_BYTES = 1 << 20
@@ -53,10 +52,34 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
     return listener
 
 
+class Door:
+    """Lets a crowd in at once. libuv accepts one connection in each round of its loop (libuv#3696): whoever comes
+    together with many would wait there until the streams of those before it are over."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, listener: socket.socket, connect: Callable[[], Connection]
+    ) -> None:
+        listener.setblocking(False)
+        self._loop, self._listener, self._connect = loop, listener, connect
+        self._entering: set[asyncio.Task[object]] = set()
+
+    def let_in(self) -> Connection:
+        """The protocol of a connection that the loop has accepted. Accepts those behind it as well."""
+        for _ in range(ACCEPTS_PER_TURN - 1):
+            try:
+                accepted, _ = self._listener.accept()
+            except OSError:  # mostly: nobody is there; what else is wrong the loop will meet itself
+                break
+            task = self._loop.create_task(self._loop.connect_accepted_socket(self._connect, accepted))
+            self._entering.add(task)
+            task.add_done_callback(self._entering.discard)
+        return self._connect()
+
+
 class EdgeServer:
     """An edge that listens. Made by `start`."""
 
-    def __init__(self, runner: web.AppRunner, listeners: list[asyncio.Server], url: str, port: int) -> None:
+    def __init__(self, runner: web.AppRunner, listener: asyncio.Server, url: str, port: int) -> None:
         self.url = url
         self.port = port
         self.stopping = asyncio.Event()
@@ -64,7 +87,7 @@ class EdgeServer:
         assert runner.app is not None
         self._watch = runner.app[WATCH]
         self._runner = runner
-        self._listeners = listeners
+        self._listener = listener
         self._deadline_s = float("inf")
 
     @classmethod
@@ -78,7 +101,6 @@ class EdgeServer:
         bound = bind(settings.host, settings.port, shared=shared)
         host, port = bound.getsockname()[:2]
         runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
-        listeners: list[asyncio.Server] = []
         try:
             await runner.setup()
             assert runner.server is not None
@@ -94,18 +116,14 @@ class EdgeServer:
                 auto_decompress=False,
                 read_bufsize=READ_BUFFER_BYTES,
             )
-            for _ in range(ACCEPTS_PER_TURN):
-                listeners.append(await loop.create_server(connect, sock=bound.dup(), backlog=BACKLOG))
+            listener = await loop.create_server(Door(loop, bound, connect).let_in, sock=bound, backlog=BACKLOG)
         except BaseException:
-            for listener in listeners:
-                listener.close()
+            bound.close()
             await runner.cleanup()
             raise
-        finally:
-            bound.close()
         app[WATCH].start()
         shown = f"[{host}]" if ":" in host else host
-        return cls(runner, listeners, f"http://{shown}:{port}", port)
+        return cls(runner, listener, f"http://{shown}:{port}", port)
 
     def hasten(self, drain_s: float) -> None:
         """Be unready and refuse new requests from now on; those in flight have `drain_s` more, not longer."""
@@ -121,8 +139,7 @@ class EdgeServer:
         watch.end_all()
         last_s = watch.clock_s() + LAST_WORDS_S
         await _while(lambda: watch.metrics.in_flight > 0 and watch.clock_s() < last_s)
-        for listener in self._listeners:
-            listener.close()
+        self._listener.close()
         await self._runner.cleanup()
         await _while(lambda: len(watch.connections) > 0 and watch.clock_s() < last_s)
         watch.stop()
