@@ -27,6 +27,9 @@ from worldrouter.v1.account_pb2 import CreateAccountRequest
 from worldrouter.v1.auth_pb2 import CreateApiKeyRequest
 from worldrouter.v1.metering_pb2 import CreateTopUpRequest
 
+from core.home import Home
+from storage.migrate import migrate
+
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 SETTLE_TIMEOUT_S = 10.0
@@ -242,11 +245,12 @@ class Launcher:
         return router
 
     def apart(self, config: str, *, home: Path | None = None, environment: Mapping[str, str] | None = None) -> Router:
-        """`worldrouter migrate`, then `worldrouter core` and `python -m edge`, on free ports."""
+        """`worldrouter core` and `worldrouter edge` on free ports, after what `worldrouter migrate` does."""
         home = home or self.home()
         options = _config(home, config)
-        migrated = self.run("migrate", *options, home=home, environment=environment)
-        assert migrated.wait(timeout=START_TIMEOUT_S) == 0, (home.parent / "migrate.err").read_text()
+        Home(home).create()
+        sqlite = f"sqlite+aiosqlite:///{Home(home).database}"
+        asyncio.run(migrate((environment or {}).get("WORLDROUTER_DATABASE_URL", sqlite)))
         said = Tail(home.parent / "core.err")
         core = self.run("core", "--grpc-port", "0", *options, home=home, environment=environment)
         wait_for(lambda: "serving gRPC on" in said.text(), core, home)
