@@ -6,8 +6,6 @@ import time
 from collections.abc import Sequence
 from random import Random
 
-import pytest
-
 from core.access.apikeys import Peppers, make_key
 from core.access.auth import Authenticator, OperatorCredential
 from core.errors import InvalidApiKey
@@ -101,7 +99,6 @@ async def test_malformed_keys_cost_microseconds() -> None:
     await refuse(50_000)
 
 
-@pytest.mark.measured
 async def test_a_million_malformed_keys_cost_microseconds() -> None:
     """The same of a million."""
     await refuse(1_000_000)

@@ -166,7 +166,7 @@ async def fallen_to(router: Any, count: int) -> float:
 @pytest.mark.parametrize(
     ("limit_s", "settings", "count"),
     [
-        pytest.param(SHORT_LIMIT_S, SHORT, 40, id="short", marks=pytest.mark.measured),
+        pytest.param(SHORT_LIMIT_S, SHORT, 40, id="short"),
         pytest.param(DEFAULT_LIMIT_S, "", 200, id="full", marks=[pytest.mark.long, pytest.mark.timeout(300)]),
     ],
 )
