@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from sqlalchemy import ColumnElement, select, union_all
+from sqlalchemy import ColumnElement, Select, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import AnyRow, AnySelect, OverDatabase
@@ -192,10 +192,15 @@ def used_by(
         return []
     if whose.account_id == whose.payer_id:
         return [payer == whose.payer_id]
+    # Not by who paid as well: a database might look through all that the root has paid.
+    return [key.in_(keys_of(whose))]
+
+
+def keys_of(whose: UsedBy) -> Select[str]:
+    """The IDs of the keys of an account and of those below it."""
     top = select(accounts.c.id).where(accounts.c.id == whose.account_id).cte(recursive=True)
     within = top.union_all(select(accounts.c.id).join(top, accounts.c.parent_id == top.c.id))
-    keys = select(api_keys.c.id).where(api_keys.c.account_id.in_(select(within.c.id)))
-    return [payer == whose.payer_id, key.in_(keys)]
+    return select(api_keys.c.id).where(api_keys.c.account_id.in_(select(within.c.id)))
 
 
 def usage_record_of(row: AnyRow) -> UsageRecord:

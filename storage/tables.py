@@ -150,6 +150,7 @@ ledger = Table(
     CheckConstraint("kind IN ('usage', 'topup', 'fee', 'refund', 'adjust')", name="ck_ledger_kind"),
     CheckConstraint("amount >= 0 AND shortfall >= 0", name="ck_ledger_amount"),
     Index("ix_ledger_debit", "debit_account", "id"),
+    Index("ix_ledger_key", "key_id", "id"),
     # Usage always credits the same house account: its rows would only swell this index.
     Index(
         "ix_ledger_credit",
@@ -304,6 +305,7 @@ usage_daily = Table(
     Column("first_id", BIGINT, nullable=False),
     Column("last_id", BIGINT, nullable=False),
     Index("ix_usage_daily_account", "account_id", "day"),
+    Index("ix_usage_daily_key", "key_id", "day"),
     sqlite_strict=True,
 )
 

@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import AnyRow, AnySelect, OverDatabase
-from storage.ledger import usage_record_of, used_by
+from storage.ledger import keys_of, usage_record_of, used_by
 from storage.records import UsageBounds, UsageDimension, UsageQuery, UsageRecord, UsageSum
 from storage.tables import USAGE_EPOCH, USAGE_REVISION, api_keys, ledger, revisions, usage_daily
 
@@ -39,6 +39,8 @@ STEP_ENTRIES: Final = (4_000, 64_000)
 """Least and most entries that one step adds up."""
 STEP_ROWS: Final = 8_000
 """Rows that a step's transaction should write at most: on SQLite settlements wait for it, some 10 ms per thousand."""
+KEYS_AT_ONCE: Final = 100
+"""Keys that one statement asks for: SQLite puts 500 together at most (https://www.sqlite.org/limits.html)."""
 MAX_COUNTED: Final = 10**12
 """Most tokens that one entry adds to a sum: far beyond any model, and far from overflowing 64 bits in all."""
 
@@ -114,9 +116,30 @@ class SqlUsage(OverDatabase):
 
     async def usage_between(self, query: UsageQuery, bounds: UsageBounds, *, limit: int) -> list[UsageRecord]:
         """Usage entries in question of ids within the bounds, newest first."""
-        within = (ledger.c.id >= bounds.first_id) & (ledger.c.id <= bounds.last_id)
-        statement = select(ledger).where(within, *_in_question(query)).order_by(ledger.c.id.desc()).limit(limit)
+        if query.whose is None or query.whose.account_id == query.whose.payer_id:
+            statement = _newest(select(ledger), bounds, *_in_question(query)).limit(limit)
+        else:
+            keys = await self._db.rows(keys_of(query.whose))
+            ids = await self._ids_by_keys([key for (key,) in keys], query, bounds, limit)
+            statement = select(ledger).where(ledger.c.id.in_(ids)).order_by(ledger.c.id.desc())
         return [usage_record_of(row) for row in await self._db.listed(statement)]
+
+    async def _ids_by_keys(
+        self, keys: Sequence[str], query: UsageQuery, bounds: UsageBounds, limit: int
+    ) -> Sequence[int]:
+        """The greatest ids within the bounds of entries of any of these keys: each key's greatest ones, merged.
+
+        At once, as "key is one of these", a database would look through all entries, or fetch all that these have.
+        """
+        found: list[int] = []
+        for place in range(0, len(keys), KEYS_AT_ONCE):
+            if len(found) == limit:
+                bounds = UsageBounds(found[-1] + 1, bounds.last_id)  # what is before it is on a later page
+            of_key = _newest(select(ledger.c.id), bounds, *_of_days(query)).limit(limit)
+            each = [of_key.where(ledger.c.key_id == key).subquery() for key in keys[place : place + KEYS_AT_ONCE]]
+            found += [id_ for (id_,) in await self._db.listed(select(union_all(*map(select, each)).subquery()))]
+            found = sorted(found, reverse=True)[:limit]
+        return found
 
     async def _position(self) -> tuple[int, int]:
         """How often the roll-ups were emptied, and the id of the last entry in them."""
@@ -186,13 +209,18 @@ def _asked(columns: Any, query: UsageQuery) -> list[ColumnElement[bool]]:
 
 
 def _in_question(query: UsageQuery) -> list[ColumnElement[bool]]:
+    whose = used_by(query.whose, ledger.c.debit_account, ledger.c.key_id)
+    return [ledger.c.kind == "usage", *_of_days(query), *whose]
+
+
+def _of_days(query: UsageQuery) -> list[ColumnElement[bool]]:
     created = ledger.c.created_us
-    return [
-        ledger.c.kind == "usage",
-        created >= query.first_day * US_PER_DAY,
-        created < (query.last_day + 1) * US_PER_DAY,
-        *used_by(query.whose, ledger.c.debit_account, ledger.c.key_id),
-    ]
+    return [created >= query.first_day * US_PER_DAY, created < (query.last_day + 1) * US_PER_DAY]
+
+
+def _newest(statement: AnySelect, bounds: UsageBounds, *which: ColumnElement[bool]) -> AnySelect:
+    within = (ledger.c.id >= bounds.first_id) & (ledger.c.id <= bounds.last_id)
+    return statement.where(within, *which).order_by(ledger.c.id.desc())
 
 
 def _of_ledger(*which: ColumnElement[bool]) -> AnySelect:

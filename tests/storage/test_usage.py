@@ -345,3 +345,22 @@ async def test_usage_of_an_account_below_another_is_that_of_its_keys(store, inse
         await store.roll_up_usage()
     assert await store.usage_record("r4", UsedBy("team", "org")) is not None
     assert await store.usage_record("r4", UsedBy("other", "org")) is None
+
+
+async def test_records_of_more_keys_than_one_statement_asks_for(store, insert, monkeypatch) -> None:
+    """Pages of an account with many keys are the newest of all keys together, each record once; days are picked."""
+    await store.create_account("org", "Org", "user")
+    await store.create_account("team", "Below", "user", parent_id="org")
+    monkeypatch.setattr("storage.usage.KEYS_AT_ONCE", 3)
+    count = 8
+    for number in range(count):
+        await store.create_key(NewApiKey(f"k{number}", "team", "Key", SecretHash(b"d", 1), "p", "s", None))
+    mine = [entry(f"r{n}", account="org", key=f"k{n * 7 % count}", day=DAY + n % 2) for n in range(2 * count)]
+    await insert(*mine, *(entry(f"other{n}", account="org", key="other") for n in range(9)))
+    for first_day, wanted in ((DAY, range(2 * count)), (DAY + 1, range(1, 2 * count, 2))):
+        query, found = UsageQuery(first_day, DAY + 1, UsedBy("team", "org")), []
+        bounds = await store.usage_bounds(query)
+        while page := await store.usage_between(query, bounds, limit=5):
+            found += [record.settlement.request_id for record in page]
+            bounds = UsageBounds(bounds.first_id, page[-1].entry_id - 1)
+        assert found == [f"r{n}" for n in reversed(wanted)]
