@@ -515,3 +515,7 @@ class UsageBounds:
 
     first_id: int
     last_id: int
+
+
+ALL_USAGE = UsageBounds(0, 2**63 - 1)
+"""Whatever the ledger has."""

@@ -12,7 +12,7 @@ from core.errors import InvalidRequest
 from core.services import fields
 from core.services.paging import Number, Pager, Word
 from storage.interfaces import UsageStore
-from storage.records import UsageBounds, UsageDimension, UsageQuery, UsageRecord, UsageSum, UsedBy
+from storage.records import ALL_USAGE, UsageBounds, UsageDimension, UsageQuery, UsageRecord, UsageSum, UsedBy
 
 UsageRequest = metering_pb2.ListUsageRecordsRequest | metering_pb2.SummarizeUsageRequest
 """Requests that say which days and accounts they are about."""
@@ -53,10 +53,11 @@ async def records_of_days(
     """A page of records, newest first. Its position is the last id seen and the least one to look at."""
     scope = ["ListUsageRecords", *_scope(query)]
     pager = Pager(scope, tuple[Number, Number], request.page_size, request.page_token)
-    if pager.after is None:
-        bounds = await store.usage_bounds(query)
-    else:
+    bounds: UsageBounds | None = ALL_USAGE
+    if pager.after is not None:
         bounds = UsageBounds(pager.after[1], pager.after[0] - 1)
+    elif request.first_day or request.last_day:
+        bounds = await store.usage_bounds(query)
     if bounds is None:
         return metering_pb2.ListUsageRecordsResponse()
     first_id = bounds.first_id

@@ -1,4 +1,4 @@
-"""How fast usage is found in a ledger of ten million entries, on both databases; `ROWS=100000` for fewer."""
+"""How fast usage is found in a ledger of ten million entries, on both databases; `ROWS=1000000` for fewer."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ import os
 import sys
 import time
 from collections.abc import Awaitable
+from typing import TypeVar
 
 import pytest
 from sqlalchemy import Dialect, make_url
 from sqlalchemy.schema import CreateIndex
 
 from storage.interfaces import Store
-from storage.records import NewApiKey, SecretHash, UsageBounds, UsageQuery, UsedBy
+from storage.records import ALL_USAGE, NewApiKey, SecretHash, UsageBounds, UsageQuery, UsedBy
 from storage.tables import ledger
 from storage.usage import US_PER_DAY
 from tests.storage.conftest import Query
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3_600)]
 
+T = TypeVar("T")
+
 ROWS = int(os.environ.get("ROWS", "10000000"))
 STEP = 500_000
 DAYS, FIRST_DAY = 365, 20_000
 EVER = (0, 100_000)
 PAGE = 101
-PAGE_MOST_S = 1.0
-"""Far above what a page takes, far below a look at every entry."""
+MOST_S = 3.0
+"""Far above what an answer takes, far below a look at every entry."""
 
 # Nine of ten requests are of one organisation, by one of 500 keys: 50 of them are a group's, and every 100,000th is of
 # a team with 21 keys that nearly never asks.
@@ -60,7 +63,7 @@ async def filled(store: Store, query: Query, *, false: str, dialect: Dialect) ->
         await query(str(CreateIndex(index).compile(dialect=dialect)))
 
 
-async def timed(what: str, work: Awaitable[object]) -> tuple[float, object]:
+async def timed(what: str, work: Awaitable[T]) -> tuple[float, T]:
     began_s = time.monotonic()
     found = await work
     took_s = time.monotonic() - began_s
@@ -81,18 +84,19 @@ async def test_usage_is_found_among_ten_million_entries(store, query, database_u
         used_by = UsedBy(whose, whose if whose.startswith("acc") else "org")
         for days in (EVER, (FIRST_DAY + 100, FIRST_DAY + 130)):
             asked = UsageQuery(*days, used_by)
-            bounds_s, bounds = await timed(f"{whose} {days}: bounds", store.usage_bounds(asked))
-            if bounds is None:
-                assert ROWS < 10_000_000
-                continue
+            bounds_s, bounds = 0.0, ALL_USAGE
+            if days != EVER:
+                bounds_s, bounds = await timed(f"{whose} {days}: bounds", store.usage_bounds(asked))
+            assert bounds is not None
+            sys.stdout.write(f"{whose} {days}\n")
             first_s, page = await timed("  first page", store.usage_between(asked, bounds, limit=PAGE))
-            middle = UsageBounds(bounds.first_id, (bounds.first_id + bounds.last_id) // 2)
+            middle = UsageBounds(bounds.first_id, (page[0].entry_id + bounds.first_id) // 2)
             second_s, _ = await timed("  a page in the middle", store.usage_between(asked, middle, limit=PAGE))
             by_day_s, _ = await timed("  by day", store.summarize_usage(asked, ("day",), after=None, limit=PAGE))
             assert page
-            assert max(bounds_s + first_s, second_s, by_day_s) < PAGE_MOST_S
+            assert max(bounds_s + first_s, second_s, by_day_s) < MOST_S
     asked, count = UsageQuery(*EVER, UsedBy("group", "org")), 0
-    bounds, began_s = await store.usage_bounds(asked), time.monotonic()
+    bounds, began_s = ALL_USAGE, time.monotonic()
     for _ in range(20):
         page = await store.usage_between(asked, bounds, limit=1_000)
         bounds, count = UsageBounds(bounds.first_id, page[-1].entry_id - 1), count + len(page)
