@@ -38,9 +38,10 @@ MAX_FIELDS = 1_000
 _SMALL_BYTES = 16_384
 """An object with no room for so many fields that they need counting while they are read."""
 MAX_PARTS = 20_000
-"""Of messages and their parts together, where any message has parts: they too are looked into one by one."""
+"""Of messages and their parts together: they too are looked into one by one."""
 _COUNTED_BYTES = 1 << 20
-"""Messages of this size are counted while they are read; smaller ones are read sooner than that would take."""
+"""Messages of this size are counted while they are read; smaller ones are read sooner than that would take, and those
+of text alone are not read at all."""
 
 _Fields = dict[str, msgspec.Raw]
 _decoder = msgspec.json.Decoder(_Fields)
@@ -356,10 +357,11 @@ def _media_parts(messages: msgspec.Raw) -> list[_Part]:
     Messages or parts of another form than we know have none: they count as text, and the upstream judges them.
     """
     text = bytes(messages)
-    if not _may_have_parts(text):
+    is_counted = len(text) >= _COUNTED_BYTES
+    if not _may_have_parts(text) and not (is_counted and text.count(b"{") > MAX_PARTS):
         return []
     decoder: msgspec.json.Decoder[Any] = _messages_decoder
-    if len(text) >= _COUNTED_BYTES:
+    if is_counted:
         _places.set(iter(range(MAX_PARTS)))
         decoder = _counted_decoder
     try:

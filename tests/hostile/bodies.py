@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 HEAVY_EVERY = 250
-"""One body in so many is a heavy one; a client could send nothing else, but would wait for its own."""
+"""One body in so many is a heavy one."""
 
 
 class Object(list[tuple[bytes, Any]]):
@@ -212,6 +212,8 @@ HEAVY: Sequence[Callable[[], bytes]] = (
     lambda: _whole(b'"stream":true,"stream_options":{%b}' % _many(KEYS - 10)),
     lambda: _whole(b"", b"[" + b",".join([b"{}"] * KEYS) + b"]"),
     lambda: _whole(b"", b'[{"role":"user","content":[%b]}]' % b",".join([b'{"type":"file"}'] * (KEYS // 2))),
+    lambda: _whole(b"", b"[" + b",".join([b'{"content":[{},7]}'] * (KEYS // 2)) + b"]"),
+    lambda: _whole(b"", b'[{"content":7},{"content":[%b]}]' % b",".join([b"{}"] * KEYS)),
     lambda: _whole(b'"n":' + b"9" * KEYS),
     lambda: _whole(b'"max_tokens":1' + b"0" * KEYS),
     lambda: _whole(b'"n_predict":' + b"9" * KEYS),

@@ -20,6 +20,8 @@ from tests.hostile.bodies import body
 
 SEED = 4
 P99_LIMIT_S = 0.050
+LONGEST_LIMIT_S = 0.25
+"""For the heavy ones, of which there are fewer than one in a hundred: up to 10 MB, on their way included."""
 MEMORY_LIMIT_BYTES = 50 << 20
 LEASES_BACK_S = 10.0
 ERROR_FIELDS = {"message", "type", "param", "code", "request_id"}
@@ -85,7 +87,7 @@ def nothing_stays(router: Any) -> None:
     assert router.complaints() == []
 
 
-async def hold_out(router: Any, count: int, p99_limit_s: float) -> None:
+async def hold_out(router: Any, count: int, *, patience: int) -> None:
     await bounce(router, 0, 300)  # the memory of a router that has worked
     before_bytes = memory_bytes(router.process.pid)
     took_s = sorted(await bounce(router, 300, 300 + count))
@@ -93,17 +95,18 @@ async def hold_out(router: Any, count: int, p99_limit_s: float) -> None:
     nothing_stays(router)
     p99_s = took_s[int(len(took_s) * 0.99)]
     print(f"p99 {p99_s * 1e3:.1f} ms, longest {took_s[-1] * 1e3:.0f} ms, memory {grown_bytes / 2**20:+.1f} MiB")  # noqa: T201
-    assert p99_s <= p99_limit_s
+    assert p99_s <= P99_LIMIT_S * patience
+    assert took_s[-1] <= LONGEST_LIMIT_S * patience
     assert grown_bytes <= MEMORY_LIMIT_BYTES
 
 
 async def test_hostile_bodies_bounce(scripted_router: Any) -> None:
     """200 or an OpenAI error below 500, soon (other tests run beside it), and no trace of them afterwards."""
-    await hold_out(scripted_router, 300, 10 * P99_LIMIT_S)
+    await hold_out(scripted_router, 300, patience=10)
 
 
 @pytest.mark.measured
 @pytest.mark.timeout(900)
 async def test_ten_thousand_hostile_bodies_bounce(scripted_router: Any) -> None:
     """The same of 10,000, at once."""
-    await hold_out(scripted_router, 9_700, P99_LIMIT_S)
+    await hold_out(scripted_router, 9_700, patience=1)

@@ -171,9 +171,12 @@ def test_parts_that_come_to_nothing_cost_no_time_either() -> None:
         read_envelope(b'{"model":"m","messages":[{%b}]}' % joined(b'"content":[{}]', 25 * MAX_PARTS))
 
 
-def test_messages_of_text_are_not_counted() -> None:
-    """They are not looked into: however many there are, they cost little."""
-    assert read_envelope(b'{"model":"m","messages":[%b]}' % joined(b'{"content":"a"}', 2 * MAX_PARTS)).media == 0
+def test_endless_messages_of_text_are_refused_too() -> None:
+    """Whoever reads them behind us would be held up; braces within a text are no messages."""
+    with pytest.raises(InvalidRequest, match="messages and parts"):
+        read_envelope(b'{"model":"m","messages":[%b]}' % joined(b'{"content":"a"}', 5 * MAX_PARTS))
+    text = b'{"content":"%b"}' % (b"{} " * 25 * MAX_PARTS)
+    assert read_envelope(b'{"model":"m","messages":[%b]}' % text).media == 0
 
 
 def test_as_many_images_as_are_allowed_are_seen() -> None:
