@@ -15,6 +15,8 @@ from tests.money.backends import Memory, Postgres, Sqlite
 from tests.money.loop import SteppedLoop
 from tests.money.machine import play
 
+SLOW = (pytest.mark.slow, pytest.mark.timeout(1_200))
+
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
@@ -24,19 +26,21 @@ def _quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.parametrize("runs", [20, pytest.param(2_000, marks=[pytest.mark.slow, pytest.mark.timeout(1_200)])])
-def test_money_is_right_in_memory(stepped_loop: SteppedLoop, runs: int) -> None:
+@pytest.mark.parametrize(
+    ("runs", "number"), [(20, 0), *(pytest.param(500, number, marks=SLOW) for number in range(1, 5))]
+)
+def test_money_is_right_in_memory(stepped_loop: SteppedLoop, runs: int, number: int) -> None:
     """Three cores on a store in memory, which does what the databases do (`test_memory.py`)."""
-    play(Memory(stepped_loop), runs=runs, number=runs)
+    play(Memory(stepped_loop), runs=runs, number=number)
 
 
-@pytest.mark.parametrize("runs", [2, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1_200)])])
+@pytest.mark.parametrize("runs", [2, pytest.param(100, marks=SLOW)])
 def test_money_is_right_on_sqlite(stepped_loop: SteppedLoop, migrated_file: Path, tmp_path: Path, runs: int) -> None:
     """One core at a time on a real file."""
     play(Sqlite(stepped_loop, migrated_file, tmp_path), runs=runs, number=runs)
 
 
-@pytest.mark.parametrize("runs", [5, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(1_200)])])
+@pytest.mark.parametrize("runs", [5, pytest.param(100, marks=SLOW)])
 def test_money_is_right_on_postgresql(stepped_loop: SteppedLoop, migrated_postgres_url: str, runs: int) -> None:
     """Three cores on a real server."""
     play(Postgres(stepped_loop, migrated_postgres_url), runs=runs, number=runs)
