@@ -148,7 +148,7 @@ async def test_never_more_held_and_spent_than_there_was(escrow: Escrow, store: A
         return True
 
     served = sum(await asyncio.gather(*(request(number) for number in range(1_000))))
-    assert served > 50
+    assert served >= 50  # more, where some end before others come
     assert escrow.held_nano_usd == 0
     clock.now_s += 3
     escrow.give_back_idle()
