@@ -174,7 +174,7 @@ def failing(trouble: Trouble) -> type[sqlite3.Connection]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("step", [1])
+@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.long)])
 def test_every_call_of_sqlite(
     stepped_loop: SteppedLoop, migrated_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -224,7 +224,9 @@ class Wire:
             writer.close()
 
 
-@pytest.mark.parametrize("step", [29, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.long)])
 def test_every_message_to_postgresql(stepped_loop: SteppedLoop, migrated_postgres_url: str, step: int) -> None:
     """The server hangs up instead of hearing it, or instead of answering it."""
     trouble, near = Trouble(), Path(tempfile.mkdtemp(prefix="worldrouter-wire-"))
