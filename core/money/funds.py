@@ -26,6 +26,8 @@ RECHECK_S = 3_600.0
 """After which time the store is asked again which purse is a limit's: clocks run apart."""
 GONE_RECHECK_S = 1.0
 """The same for a limit that was deleted, which its callers have not heard of yet."""
+ATTEMPTS = 3
+"""To hold all that a request needs, of leases that may be closed meanwhile."""
 SLOTS_IDLE_S = 2.0
 """Slots that were free for so long go back, though others of the same limit are in use."""
 
@@ -53,6 +55,11 @@ class Chain(msgspec.Struct, frozen=True, gc=False):
     def named(self) -> tuple[tuple[str, str], ...]:
         """The budgets, as a settlement names them."""
         return tuple((hold.lease.id, hold.account_id) for hold in self.budgets)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a lease is closed that something is held of."""
+        return any(hold.lease.lost for hold in (*self._paying(), *self.slots))
 
     def charge(self, actual_nano_usd: int) -> tuple[int, int]:
         """As `Escrow.charge`; no more than every lease has. Slots stay."""
@@ -150,6 +157,14 @@ class Funds:
         OverLimit when a limit has not enough left, OutOfFunds when the payer has not, ServiceUnavailable when the
         store does not answer; then, and when the caller is cancelled, nothing is held.
         """
+        for _ in range(ATTEMPTS):
+            chain = await self._hold(payer_id, amount_nano_usd, limits)
+            if not chain.is_lost:
+                return chain
+            chain.release()  # of a purse that was closed while another was waited for, nothing is held any more
+        raise ServiceUnavailable("The ledger's database does not answer.", retry_after_s=1)
+
+    async def _hold(self, payer_id: str, amount_nano_usd: int, limits: Sequence[Limit]) -> Chain:
         taken = _Taken()
         try:
             for limit in _binding(limits, amount_nano_usd):

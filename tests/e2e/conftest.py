@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -250,7 +251,9 @@ class Launcher:
         options = _config(home, config)
         Home(home).create()
         sqlite = f"sqlite+aiosqlite:///{Home(home).database}"
-        asyncio.run(migrate((environment or {}).get("WORLDROUTER_DATABASE_URL", sqlite)))
+        url = (environment or {}).get("WORLDROUTER_DATABASE_URL", sqlite)
+        with ThreadPoolExecutor(1) as aside:  # whoever asks may have a loop of its own
+            aside.submit(lambda: asyncio.run(migrate(url))).result()
         said = Tail(home.parent / "core.err")
         core = self.run("core", "--grpc-port", "0", *options, home=home, environment=environment)
         wait_for(lambda: "serving gRPC on" in said.text(), core, home)

@@ -329,3 +329,22 @@ async def test_a_database_that_does_not_answer_is_no_refusal_of_the_budget(world
     with pytest.raises(ServiceUnavailable):
         await world.hold(1)
     assert world.held() == 0
+
+
+async def test_a_slot_of_a_lease_that_is_closed_meanwhile_is_none(world: World) -> None:
+    """Whoever waits for the payer's money with a slot in hand gets another one when the first one's lease is gone."""
+    await world.limit(SLOTS)
+    first = await world.hold(USD // 100)
+    gone = first.slots[0].lease
+    first.release()
+    world.store.faults["extend"] = ["hang"]
+    waiting = asyncio.ensure_future(world.hold(5 * USD))
+    await world.store.called("extend")
+    await world.store.close_lease(gone.id)
+    await world.escrow.renew()
+    assert gone.lost
+    world.store.resume.set()
+    chain = await waiting
+    assert [hold.lease.lost for hold in chain.slots] == [False]
+    assert gone.held == 0
+    chain.release()
