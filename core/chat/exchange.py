@@ -48,6 +48,8 @@ LARGE_BODY_BYTES = 256 * 1024
 LARGE_PIECE_BYTES = 32 * 1024
 """Work on a body of this size, on an answer or on a piece of one, waits for its turn. An upstream that is faster than
 its caller is read in pieces of this size."""
+UNTIDY_BYTES = 1 << 20
+"""An answer that is given up when so much of it was there leaves gaps in memory."""
 MAX_DRAIN_S = 30.0
 """How long an answer is read on after its caller went away."""
 
@@ -178,6 +180,7 @@ class Exchange:
                     await self._pipeline.turn()
         except WorldRouterError:
             self._pieces = []
+            self._pipeline.is_untidy = self._pipeline.is_untidy or size >= UNTIDY_BYTES
             raise
         self._pieces = []
         answer = read_answer(pieces[0] if len(pieces) == 1 else b"".join(pieces))
@@ -234,6 +237,7 @@ class Exchange:
             try:
                 rewriter.take(data, self._sse, chunks)
             except UpstreamFailed as failure:
+                self._pipeline.is_untidy = True
                 if first or not chunks:
                     raise
                 self._failure = failure  # what came before it is passed on

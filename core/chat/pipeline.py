@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 from collections.abc import Callable
 
 from core.access_log import AccessRecord
@@ -29,7 +30,8 @@ class Pipeline:
 
     `offer` may be exchanged at any moment: it is for requests from then on. `observe` is told of every finished
     request, `observe_changed` of those whose charge turned out to be another after that: the settlement before and
-    after. `client_gone` are the exceptions that reach a handler whose caller went away.
+    after. `client_gone` are the exceptions that reach a handler whose caller went away. `is_untidy`: much memory came
+    free just now, which goes back to the system soon.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Pipeline:
         self._emptied: asyncio.Event | None = None
         self._loop = asyncio.get_running_loop()
         self._turn = asyncio.Lock()
+        self.is_untidy = False
 
     @property
     def in_flight(self) -> int:
@@ -115,11 +118,14 @@ class Pipeline:
             self.sweep()
 
     def sweep(self) -> None:
-        """End what has taken too long by now."""
+        """End what has taken too long by now, and tidy up."""
         now_s = self.clock()
         for exchange in tuple(self._running):
             exchange.check(now_s)
         self.ledger.sweep()
+        if self.is_untidy:
+            self.is_untidy = False
+            _give_memory_back()
 
     def cut_key(self, key_id: str) -> None:
         """End the running requests of a key that is not valid any more."""
@@ -149,3 +155,9 @@ class Pipeline:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await emptied.wait()
+
+
+def _give_memory_back() -> None:
+    """To the system, what is free between what stays: the C library would keep it."""
+    with contextlib.suppress(AttributeError):  # of another one than glibc
+        ctypes.CDLL(None).malloc_trim(0)
