@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import cast
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -80,7 +81,7 @@ def read_answer(body: bytes) -> Answer:
         raise UpstreamFailed("The upstream's answer is not a chat completion.") from None
     if not view.choices:
         raise UpstreamFailed("The upstream's answer is not complete.")
-    fields: dict[str, object] = {**values}
+    fields = cast("dict[str, object]", values)  # no copy: what is mended is of another type
     text_bytes, whole = 0, True
     for choice in view.choices:
         message = choice.message
