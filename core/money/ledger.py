@@ -1,8 +1,9 @@
 """The ledger writer: settlements become ledger rows in batches, one transaction each.
 
-One task, never cancelled. A batch is whatever gathered while the previous one committed; it lingers only when
-much is in flight. A row leaves the queue after its commit, never before: an outcome that is unknown is tried
-again, and the store skips what it knows.
+One task, never cancelled. A batch is whatever gathered while the previous one committed, and what the event loop has
+at hand: a commit has its price however few its rows are. It lingers beyond that only when much is in flight. A row
+leaves the queue after its commit, never before: an outcome that is unknown is tried again, and the store skips what it
+knows.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from storage.records import Charge, Settlement
 _log = logging.getLogger(__name__)
 
 MAX_BATCH = 256
+QUIET_ROUNDS = 2
+"""A batch is complete when so many rounds of the event loop have brought nothing more."""
 LINGER_ABOVE = 32
 LINGER_S = 0.002
 _FIRST_BACKOFF_S, _LAST_BACKOFF_S = 0.01, 1.0
@@ -108,16 +111,31 @@ class LedgerWriter:
         """Commit until the end of the process."""
         while True:
             await self._wake.wait()
-            if self._in_flight() > LINGER_ABOVE and len(self._queue) < MAX_BATCH:
-                await asyncio.sleep(LINGER_S)
-            batch = [self._queue[index] for index in range(min(MAX_BATCH, len(self._queue)))]
-            if batch:
-                changed = await self._commit(batch)
-                self._committed(batch, changed)
+            await self._gather()
+            await self._commit_batch()
             await self._refund()
             if not (self._queue or self._refunds):
                 self._wake.clear()
                 self._idle.set()
+
+    async def _gather(self) -> None:
+        """Wait for more rows while more come at once, for `LINGER_S` when much is in flight."""
+        depth, quiet = len(self._queue), 0
+        until_s = self._clock() + LINGER_S
+        while depth < self._worth_waiting_for() and quiet < QUIET_ROUNDS and self._clock() < until_s:
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if len(self._queue) == depth else 0
+            depth = len(self._queue)
+        if depth < self._worth_waiting_for() and self._in_flight() > LINGER_ABOVE:
+            await asyncio.sleep(LINGER_S)
+
+    def _worth_waiting_for(self) -> int:
+        return min(MAX_BATCH, self._in_flight())
+
+    async def _commit_batch(self) -> None:
+        batch = [self._queue[index] for index in range(min(MAX_BATCH, len(self._queue)))]
+        if batch:
+            self._committed(batch, await self._commit(batch))
 
     def _committed(self, batch: list[_Row], changed: Mapping[str, Charge]) -> None:
         for row in batch:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from core.money.ledger import LINGER_ABOVE, MAX_BATCH, LedgerWriter, SettlementFailed
+from core.money.ledger import LINGER_ABOVE, MAX_BATCH, QUIET_ROUNDS, LedgerWriter, SettlementFailed
 from storage.records import Charge, Settlement
 
 SETTLE_TIMEOUT_S = 5.0
@@ -163,13 +163,37 @@ async def test_a_batch_is_bounded(ledger: Ledger) -> None:
     assert refs == sorted(refs)
 
 
+async def test_a_batch_waits_for_what_the_loop_has_at_hand(ledger: Ledger) -> None:
+    """Rows that come one round after another are one batch, unless all that runs is in the batch already."""
+    for in_flight, batches in ((3, [3]), (1, [1, 2])):
+        ledger.commits.clear()
+        ledger.in_flight = in_flight
+        waiting = [ledger.put(f"a{in_flight}")]
+        for letter in "bc":
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            waiting.append(ledger.put(f"{letter}{in_flight}"))
+        await asyncio.gather(*waiting)
+        assert ledger.commits == batches
+
+
+async def test_a_batch_waits_for_nothing_that_is_not_at_hand(ledger: Ledger) -> None:
+    """Requests that run elsewhere hold up nobody."""
+    ledger.in_flight = LINGER_ABOVE
+    first = ledger.put("r1")
+    for _ in range(QUIET_ROUNDS + 2):
+        await asyncio.sleep(0)
+    await asyncio.gather(first, ledger.put("r2"))
+    assert ledger.commits == [1, 1]
+
+
 async def test_it_lingers_only_when_much_is_in_flight(ledger: Ledger) -> None:
     """Few requests commit at once; many wait a moment for one another."""
     for in_flight, batches in ((LINGER_ABOVE, 2), (LINGER_ABOVE + 1, 1)):
         ledger.commits.clear()
         ledger.in_flight = in_flight
         first = ledger.put(f"a{in_flight}")
-        for _ in range(3):
+        for _ in range(QUIET_ROUNDS + 2):
             await asyncio.sleep(0)
         await asyncio.gather(first, ledger.put(f"b{in_flight}"))
         assert len(ledger.commits) == batches
