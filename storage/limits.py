@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.access import next_seq
@@ -12,7 +12,7 @@ from storage.database import OverDatabase
 from storage.idempotency import claim
 from storage.interfaces import Missing
 from storage.records import Limit, Once
-from storage.tables import ACCOUNT_REVISION, API_KEY_REVISION, accounts, api_keys, limits
+from storage.tables import ACCOUNT_REVISION, API_KEY_REVISION, accounts, api_keys, limits, purses
 
 _LIMIT = (limits.c.id, limits.c.owner_id, limits.c.measure, limits.c.period, limits.c.amount)
 
@@ -53,7 +53,8 @@ class SqlLimits(OverDatabase):
         return await self._db.write(work)
 
     async def delete_limit(self, limit_id: str, *, once: Once | None = None) -> None:
-        """Missing when there is none."""
+        """Missing when there is none. Its purses end now, so that they go like those of past periods."""
+        now_us = self._db.now_us()
 
         async def work(connection: AsyncConnection) -> None:
             if await claim(self._db, connection, once, limit_id) is not None:
@@ -65,6 +66,11 @@ class SqlLimits(OverDatabase):
             gone = delete(limits).where(limits.c.id == limit_id).returning(limits.c.id)
             if (await connection.execute(gone)).first() is None:
                 raise Missing(f"there is no limit {limit_id!r}")
+            # None is made any more: whoever makes one locks the limit first.
+            present = or_(purses.c.ends_us.is_(None), purses.c.ends_us > now_us)
+            await connection.execute(
+                update(purses).where(purses.c.limit_id == limit_id, present).values(ends_us=now_us)
+            )
 
         return await self._db.write(work)
 

@@ -1,4 +1,5 @@
-"""Rows that nobody will ask for again are removed: closed leases, purses of periods long past, cores long gone.
+"""Rows that nobody will ask for again are removed: closed leases, purses of periods long past and of limits
+deleted long ago, cores long gone.
 
 What must stay does: the ledger names leases and cores, but asks for none of their rows; accounts and purses have had
 back what a closed lease did not spend, and count for themselves what it spent. A charge whose lease is gone is a late

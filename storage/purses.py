@@ -2,7 +2,8 @@
 
 A limit has a purse per period, made when a core first asks for it, of the period that it is by the database's clock.
 Its amount follows the limit's: a change moves what is available by the difference, below 0 if need be. At all times
-`available` + what active leases were granted + `spent` is `amount`.
+`available` + what active leases were granted + `spent` is `amount`. A purse ends with its period or with its limit,
+whichever is first.
 """
 
 from __future__ import annotations

@@ -118,6 +118,33 @@ async def test_purses_of_past_periods_go(used: Store, query: Query) -> None:
     ]
 
 
+@pytest.mark.parametrize(("measure", "period"), [("spend", "lifetime"), ("spend", "month"), ("concurrency", "now")])
+async def test_purses_of_deleted_limits_go(
+    used: Store, query: Query, settlement: Any, measure: Any, period: Any
+) -> None:
+    """A week after the limit, whatever its period, and not while one is leased; then a late charge is bound by none."""
+    limit = await used.set_limit(Limit("lim_1", "acc_1", measure, period, 5 * USD))
+    purse_id = (await used.purse(limit.id)).id
+    await lease(used, "lease_money")
+    await lease(used, "lease_limit", purse_id)
+    await used.delete_limit(limit.id)
+    await used.settle([settlement("req_1", "lease_money", USD // 4, budgets=(("lease_limit", purse_id),))])
+    assert await purged(used) == 0
+    await query(f"UPDATE purses SET ends_us = ends_us - {8 * DAY_S * 1_000_000}")
+    assert await purged(used) == 0
+    for lease_id in ("lease_limit", "lease_money"):
+        await used.close_lease(lease_id)
+    assert await used.unbalanced() == (await used.audit()).deviations == []
+    assert await purged(used) == 1
+    assert await ids(query, "purses") == []
+    late = settlement("req_2", "lease_money", 6 * USD, budgets=(("lease_limit", purse_id),))
+    assert await used.settle([late]) == {}
+    balance = await used.balance("acc_1")
+    assert balance is not None
+    assert balance.available_nano_usd == 100 * USD - USD // 4 - 6 * USD
+    assert await used.unbalanced() == (await used.audit()).deviations == []
+
+
 async def test_a_transaction_is_small(used: Store, query: Query, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each removes so many rows at most, and the next goes on."""
     monkeypatch.setattr(purging, "PURGE_LIMIT", 4)
