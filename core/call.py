@@ -11,7 +11,7 @@ from contextvars import ContextVar
 
 import msgspec
 
-from storage.records import Limit
+from storage.limit_records import Limit
 
 
 class Role(enum.Enum):

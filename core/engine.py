@@ -24,7 +24,8 @@ from core.money.ratios import TextRatios
 from core.money.rollups import roll_up_forever
 from core.rates.rates import Rates
 from core.settings import Settings
-from storage.interfaces import Store, StoreError
+from storage.errors import StoreError
+from storage.interfaces import Store
 from storage.records import UNVERSIONED, Configuration, Settlement
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import msgspec
 
 from core.embedded.defaults import with_embedded_model, with_presets
 from core.settings import BadSettings, Settings, load
-from storage.interfaces import StoreError
+from storage.errors import StoreError
 
 _log = logging.getLogger(__name__)
 

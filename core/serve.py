@@ -52,7 +52,7 @@ from edge.app import make_app
 from edge.server import CannotListen as EdgeCannotListen
 from edge.server import EdgeServer, bind
 from edge.settings import BadSetting, EdgeSettings, load_settings
-from storage.interfaces import StoreError
+from storage.errors import StoreError
 from storage.migrate import migrate
 from storage.url import SQLITE, parse
 

@@ -66,7 +66,8 @@ from core.services.metering import MeteringServicer
 from core.services.payments import PaymentServicer
 from core.services.repeats import forget
 from core.settings import BadSettings, Settings, secret
-from storage.interfaces import Duplicate, Store, StoreError
+from storage.errors import Duplicate, StoreError
+from storage.interfaces import Store
 from storage.restore import restore
 from storage.store import open_store
 

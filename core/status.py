@@ -24,7 +24,7 @@ from core.errors import (
     ServiceUnavailable,
     WorldRouterError,
 )
-from storage.interfaces import Duplicate, IdempotencyConflict, Missing, NotPayer, StoreUnavailable
+from storage.errors import Duplicate, IdempotencyConflict, Missing, NotPayer, StoreUnavailable
 
 DOMAIN = "worldrouter"
 """`ErrorInfo.domain` of every error of ours."""

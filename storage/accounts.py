@@ -10,9 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from storage.access import kept_models, known_models, next_seq
 from storage.database import AnyRow, AnySelect, OverDatabase
 from storage.entries import lineage, require_payer
+from storage.errors import Duplicate, Missing, TooDeep, Unaffordable
 from storage.idempotency import claim
-from storage.interfaces import Duplicate, Missing, TooDeep, Unaffordable
-from storage.records import MAX_LEVELS, Account, AccountChanges, AccountKind, Balance, Once, is_purse
+from storage.limit_records import is_purse
+from storage.records import MAX_LEVELS, Account, AccountChanges, AccountKind, Balance, Once
 from storage.tables import ACCOUNT_REVISION, accounts, leases, ledger, purses
 
 

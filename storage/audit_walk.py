@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from storage.audit_records import AuditReport, Deviation
 from storage.chain import AMOUNT, CONTENT_FIELDS, CREDIT, DEBIT, Head, content_of, next_hash, owner_of
-from storage.records import AccountKind, AuditReport, Deviation
+from storage.records import AccountKind
 
 LISTED_LIMIT = 1_000
 """Deviations that a report lists; all are counted."""

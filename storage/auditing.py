@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import BigInteger, ColumnElement, cast, func, literal, or_, select, tuple_, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from storage.audit_records import AccountState, AuditReport, ChainedEntry, Deviation, LedgerSnapshot
 from storage.audit_walk import AccountRow, Place, Walk, account_deviations
 from storage.chain import CONTENT_FIELDS, CREDIT, DEBIT, Head, content_of, owner_of
 from storage.chaining import CHAINED_BELOW, CONTENT_COLUMNS, SqlChain, unchained
 from storage.database import AnySelect
-from storage.records import AccountState, AuditReport, ChainedEntry, Deviation, LedgerSnapshot
 from storage.tables import BIGINT, accounts, leases, ledger, ledger_chain, ledger_heads, prices, purses
 
 PAGE_ROWS = 1_000

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Row, Select, Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from storage.interfaces import CommitUnknown, StoreError, StoreUnavailable
+from storage.errors import CommitUnknown, StoreError, StoreUnavailable
 from storage.records import Charge, Settlement
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from sqlalchemy import literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import AnySelect, Database
-from storage.interfaces import Missing, NotPayer
+from storage.errors import Missing, NotPayer
 from storage.records import LedgerKind
 from storage.tables import accounts, ledger
 

@@ -6,7 +6,7 @@ from sqlalchemy import delete, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import Database, OverDatabase
-from storage.interfaces import IdempotencyConflict
+from storage.errors import IdempotencyConflict
 from storage.records import Once
 from storage.tables import BIGINT, idempotency
 

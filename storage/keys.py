@@ -9,8 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.access import kept_models, known_models, next_seq
 from storage.database import AnyRow, AnySelect, OverDatabase
+from storage.errors import Duplicate, Missing
 from storage.idempotency import claim
-from storage.interfaces import Duplicate, Missing
 from storage.records import ApiKey, KeyChanges, NewApiKey, Once, SecretHash
 from storage.tables import API_KEY_REVISION, BIGINT, accounts, api_keys
 

@@ -23,8 +23,9 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import AnyRow, AnySelect, Conflict, Insert, OverDatabase
-from storage.interfaces import Missing, StoreError
-from storage.records import Lease, is_purse
+from storage.errors import Missing, StoreError
+from storage.limit_records import is_purse
+from storage.records import Lease
 from storage.tables import BIGINT, accounts, cores, leases, purses
 
 CLOSE_LIMIT = 256

@@ -10,8 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import AnyRow, AnySelect, OverDatabase
 from storage.entries import add_available, enter
+from storage.errors import ConfigurationRefused, Duplicate
 from storage.idempotency import claim
-from storage.interfaces import ConfigurationRefused, Duplicate
 from storage.purses import give_back
 from storage.records import (
     HOUSE_ADJUSTMENTS,
@@ -26,11 +26,10 @@ from storage.records import (
     Price,
     Settlement,
     TopUp,
-    UsageRecord,
-    UsedBy,
 )
 from storage.settlement import REQUEST_FIELDS
 from storage.tables import accounts, api_keys, configurations, ledger, prices
+from storage.usage_records import UsageRecord, UsedBy
 
 _ENTRY = (
     ledger.c.id,

@@ -9,9 +9,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.access import next_seq
 from storage.database import OverDatabase
+from storage.errors import Missing
 from storage.idempotency import claim
-from storage.interfaces import Missing
-from storage.records import Limit, Once
+from storage.limit_records import Limit
+from storage.records import Once
 from storage.tables import ACCOUNT_REVISION, API_KEY_REVISION, accounts, api_keys, limits, purses
 
 _LIMIT = (limits.c.id, limits.c.owner_id, limits.c.measure, limits.c.period, limits.c.amount)

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from storage import postgres, sqlite
-from storage.interfaces import SchemaOutdated, StoreUnavailable
+from storage.errors import SchemaOutdated, StoreUnavailable
 from storage.tables import metadata
 from storage.url import SQLITE, parse
 

@@ -9,8 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import OverDatabase
 from storage.entries import add_available, enter, require_payer
+from storage.errors import Missing
 from storage.idempotency import claim
-from storage.interfaces import Missing
 from storage.records import HOUSE_FEES, HOUSE_PAYMENTS, NewPayment, Once, Payment
 from storage.tables import payments
 

@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from storage import postgres_chain
 from storage.database import Conflict, ConnectionLost, Database, Refused
-from storage.interfaces import CommitUnknown, StoreError, StoreUnavailable
+from storage.errors import CommitUnknown, StoreError, StoreUnavailable
 from storage.postgres_backup import dump
 from storage.postgres_settle import DRIVER_FAILURES, SettleTransaction
 from storage.records import Charge, Settlement

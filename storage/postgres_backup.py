@@ -15,7 +15,7 @@ from typing import IO, Final
 from sqlalchemy import URL, Connection, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from storage.interfaces import BackupFailed, BadBackup, NotEmpty
+from storage.errors import BackupFailed, BadBackup, NotEmpty
 from storage.sqlite_backup import refuse_unknown
 from storage.tables import accounts, metadata
 

@@ -14,9 +14,9 @@ from sqlalchemy import BigInteger, cast, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import OverDatabase
-from storage.interfaces import Missing
+from storage.errors import Missing
+from storage.limit_records import PURSE_PREFIX, Purse
 from storage.periods import period_around
-from storage.records import PURSE_PREFIX, Purse
 from storage.tables import leases, limits, purses
 
 

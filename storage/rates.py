@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import OverDatabase
-from storage.records import RATE_SLICE_US, RATE_SLICES, RateAsk, RateShare
+from storage.limit_records import RATE_SLICE_US, RATE_SLICES, RateAsk, RateShare
 from storage.tables import BIGINT, rate_windows
 from storage.windows import Window, current, exchange
 

@@ -7,8 +7,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import OverDatabase
 from storage.entries import add_available, enter
+from storage.errors import BeyondPayment, Missing, Unaffordable
 from storage.idempotency import claim
-from storage.interfaces import BeyondPayment, Missing, Unaffordable
 from storage.records import HOUSE_FEES, HOUSE_PAYMENTS, Once, Refund
 from storage.tables import accounts, ledger, refunds
 

@@ -8,7 +8,7 @@ from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from storage import postgres, postgres_backup, sqlite_backup
-from storage.interfaces import BadBackup, StoreUnavailable
+from storage.errors import BadBackup, StoreUnavailable
 from storage.migrate import known_revisions, migrate
 from storage.sqlite import FileLock, path_of
 from storage.url import SQLITE, parse

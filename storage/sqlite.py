@@ -25,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from storage import sqlite_backup
 from storage.database import Database, Refused
-from storage.interfaces import CommitUnknown, SchemaOutdated, StoreError, StoreUnavailable
+from storage.errors import CommitUnknown, SchemaOutdated, StoreError, StoreUnavailable
 from storage.records import Charge, Settlement
 from storage.settle_statements import CommitFailed
 from storage.settlement import storable

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from storage.interfaces import BackupFailed, BadBackup, NotEmpty
+from storage.errors import BackupFailed, BadBackup, NotEmpty
 
 MAGIC: Final = b"SQLite format 3\x00"
 """First bytes of every SQLite database (https://www.sqlite.org/fileformat.html)."""

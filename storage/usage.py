@@ -31,8 +31,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import AnyRow, AnySelect, OverDatabase
 from storage.ledger import keys_of, usage_record_of, used_by
-from storage.records import UsageBounds, UsageDimension, UsageQuery, UsageRecord, UsageSum
 from storage.tables import USAGE_EPOCH, USAGE_REVISION, api_keys, ledger, revisions, usage_daily
+from storage.usage_records import UsageBounds, UsageDimension, UsageQuery, UsageRecord, UsageSum
 
 US_PER_DAY: Final = 86_400_000_000
 STEP_ENTRIES: Final = (4_000, 64_000)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from storage.records import RATE_SLICES, RateAsk
+from storage.limit_records import RATE_SLICES, RateAsk
 
 Window = dict[int, int]
 """Units in use by the slice that they were taken in, counted since the Unix epoch; ascending."""

@@ -21,7 +21,8 @@ from core.access.loads import Loads
 from core.access.tree import AccountTree
 from core.call import Caller, Policy, Role
 from core.errors import InvalidApiKey, ServiceUnavailable
-from storage.records import Account, ApiKey, Limit
+from storage.limit_records import Limit
+from storage.records import Account, ApiKey
 
 _logger = logging.getLogger(__name__)
 

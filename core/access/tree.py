@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable
 import msgspec
 
 from core.call import Policy
-from storage.records import Account, ApiKey, Limit
+from storage.limit_records import Limit
+from storage.records import Account, ApiKey
 
 
 class Standing(msgspec.Struct, frozen=True):

@@ -27,7 +27,7 @@ from core.money.meter import Estimate
 from core.money.pricing import affordable_output_tokens, hold_nano_usd, usd_text
 from core.money.ratios import TextRatios
 from core.rates.rates import Passed, Rates
-from storage.records import Limit
+from storage.limit_records import Limit
 
 T = TypeVar("T")
 

@@ -154,7 +154,7 @@ def migrate(session: Session, config: Path | None) -> None:
 
     from core.server import database_url
     from core.settings import BadSettings, load
-    from storage.interfaces import StoreError
+    from storage.errors import StoreError
     from storage.migrate import migrate as upgrade
 
     _create(session.home)
@@ -172,7 +172,7 @@ def offline_audit(session: Session, config: Path | None) -> metering_pb2.AuditRe
 
     from core.server import audit_database
     from core.settings import BadSettings, load
-    from storage.interfaces import StoreError
+    from storage.errors import StoreError
 
     try:
         return asyncio.run(audit_database(load(config, os.environ, {}), session.home))
@@ -187,7 +187,7 @@ def offline_restore(session: Session, config: Path | None, backup: Path, *, repl
 
     from core.server import database_url, restore_database
     from core.settings import BadSettings, load
-    from storage.interfaces import NotEmpty, StoreError
+    from storage.errors import NotEmpty, StoreError
 
     _create(session.home)
     try:

@@ -10,7 +10,8 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from core.money.escrow import Escrow
-from storage.interfaces import AuditStore, StoreError
+from storage.errors import StoreError
+from storage.interfaces import AuditStore
 
 _log = logging.getLogger(__name__)
 

@@ -23,8 +23,10 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from core.errors import ServiceUnavailable
-from storage.interfaces import AccountStore, LeaseStore, Missing, StoreError, StoreUnavailable
-from storage.records import Lease, is_purse
+from storage.errors import Missing, StoreError, StoreUnavailable
+from storage.interfaces import AccountStore, LeaseStore
+from storage.limit_records import is_purse
+from storage.records import Lease
 
 _log = logging.getLogger(__name__)
 

@@ -19,8 +19,9 @@ import msgspec
 
 from core.errors import ServiceUnavailable
 from core.money.escrow import Escrow, Hold, OutOfFunds, repeated
-from storage.interfaces import Missing, PurseStore, StoreError
-from storage.records import Limit, Purse
+from storage.errors import Missing, StoreError
+from storage.interfaces import PurseStore
+from storage.limit_records import Limit, Purse
 
 RECHECK_S = 3_600.0
 """After which time the store is asked again which purse is a limit's: clocks run apart."""

@@ -19,7 +19,8 @@ import msgspec
 
 from core.errors import ServiceUnavailable
 from core.money.meter import Receipt
-from storage.interfaces import CommitUnknown, LedgerStore, StoreError
+from storage.errors import CommitUnknown, StoreError
+from storage.interfaces import LedgerStore
 from storage.records import Charge, Settlement
 
 _log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from core.money.pricing import usd_text
-from storage.records import Limit, Purse
+from storage.limit_records import Limit, Purse
 
 _SPANS: Final = {"lifetime": "budget", "month": "monthly budget", "day": "daily budget"}
 

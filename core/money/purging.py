@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from storage.interfaces import PurgeStore, StoreError
+from storage.errors import StoreError
+from storage.interfaces import PurgeStore
 
 _log = logging.getLogger(__name__)
 

@@ -19,8 +19,9 @@ from core.errors import RateLimited, RequestTooLarge, ServiceUnavailable, WorldR
 from core.money.limit_texts import owner_text
 from core.rates.headers import duration, rate_headers
 from core.rates.share import Share, Waiter
-from storage.interfaces import RateStore, StoreError
-from storage.records import RATE_SLICE_US, RATE_SLICES, Limit, RateShare
+from storage.errors import StoreError
+from storage.interfaces import RateStore
+from storage.limit_records import RATE_SLICE_US, RATE_SLICES, Limit, RateShare
 
 _log = logging.getLogger(__name__)
 

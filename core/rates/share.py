@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 
-from storage.records import RATE_SLICES, Limit, RateAsk, RateShare
+from storage.limit_records import RATE_SLICES, Limit, RateAsk, RateShare
 
 SHARE_PARTS = 40
 """A core sets at most one of so many parts of a limit aside: four cores together strand a tenth of it."""

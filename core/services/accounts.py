@@ -15,8 +15,10 @@ from core.money.pricing import NANO_USD_PER_USD, usd_text
 from core.services import Context, fields
 from core.services.paging import Number, Pager, Word
 from core.services.repeats import once
-from storage.interfaces import AccountStore, Duplicate, Missing, TooDeep, Unaffordable
-from storage.records import MAX_LEVELS, PURSE_PREFIX, Account, AccountChanges, AccountKind
+from storage.errors import Duplicate, Missing, TooDeep, Unaffordable
+from storage.interfaces import AccountStore
+from storage.limit_records import PURSE_PREFIX
+from storage.records import MAX_LEVELS, Account, AccountChanges, AccountKind
 
 _OTHERS_PREFIXES = (ID_PREFIX, PURSE_PREFIX, "house_")
 _NEW_ID = re.compile(r"[a-z][a-z0-9_-]{2,62}")

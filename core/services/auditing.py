@@ -8,8 +8,8 @@ from typing import Self
 from worldrouter.v1 import metering_pb2
 
 from core.errors import ServiceUnavailable
+from storage.audit_records import AccountState, AuditReport, ChainedEntry, DeviationKind, LedgerSnapshot
 from storage.interfaces import AuditStore
-from storage.records import AccountState, AuditReport, ChainedEntry, DeviationKind, LedgerSnapshot
 
 PART_ITEMS = 500
 """Accounts or entries of one message of an export: a few hundred kilobytes."""

@@ -14,7 +14,8 @@ from core.ids import IdSource
 from core.services import Context, fields
 from core.services.paging import Number, Pager, Word
 from core.services.repeats import once
-from storage.interfaces import AccountStore, KeyStore, Missing
+from storage.errors import Missing
+from storage.interfaces import AccountStore, KeyStore
 from storage.records import ApiKey, KeyChanges, NewApiKey
 
 DEFAULT_GRACE_S = 24 * 3600

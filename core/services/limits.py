@@ -13,8 +13,9 @@ from core.ids import IdSource
 from core.services import Context, fields
 from core.services.paging import Number, Pager
 from core.services.repeats import once
-from storage.interfaces import AccountStore, KeyStore, LimitStore, Missing, PurseStore, RateStore
-from storage.records import Limit, LimitMeasure, LimitPeriod
+from storage.errors import Missing
+from storage.interfaces import AccountStore, KeyStore, LimitStore, PurseStore, RateStore
+from storage.limit_records import Limit, LimitMeasure, LimitPeriod
 
 _MEASURES: Mapping[int, LimitMeasure] = {
     limit_pb2.LIMIT_MEASURE_SPEND: "spend",

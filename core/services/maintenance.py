@@ -11,7 +11,7 @@ from core.errors import Conflict, InvalidRequest, ServiceUnavailable
 from core.reload import Reloaded
 from core.services import Context
 from core.settings import BadSettings
-from storage.interfaces import BackupFailed, ConfigurationRefused
+from storage.errors import BackupFailed, ConfigurationRefused
 
 
 class BackupStore(Protocol):

@@ -15,8 +15,10 @@ from core.money.top_ups import TopUpRules
 from core.services import Context, auditing, fields, usage
 from core.services.paging import Number, Pager
 from core.services.repeats import once_required
-from storage.interfaces import AccountStore, AuditStore, BeyondPayment, LedgerStore, Missing, Unaffordable, UsageStore
-from storage.records import LedgerEntry, LedgerKind, Refund, TopUp, UsedBy
+from storage.errors import BeyondPayment, Missing, Unaffordable
+from storage.interfaces import AccountStore, AuditStore, LedgerStore, UsageStore
+from storage.records import LedgerEntry, LedgerKind, Refund, TopUp
+from storage.usage_records import UsedBy
 
 _LEDGER_KINDS: Mapping[LedgerKind, metering_pb2.LedgerKind] = {
     "usage": metering_pb2.LEDGER_KIND_USAGE,

@@ -12,7 +12,8 @@ from google.protobuf.message import Message
 
 from core.call import current_call
 from core.errors import InvalidRequest
-from storage.interfaces import IdempotencyStore, StoreError
+from storage.errors import StoreError
+from storage.interfaces import IdempotencyStore
 from storage.records import Once
 
 _log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from core.errors import InvalidRequest
 from core.services import fields
 from core.services.paging import Number, Pager, Word
 from storage.interfaces import UsageStore
-from storage.records import ALL_USAGE, UsageBounds, UsageDimension, UsageQuery, UsageRecord, UsageSum, UsedBy
+from storage.usage_records import ALL_USAGE, UsageBounds, UsageDimension, UsageQuery, UsageRecord, UsageSum, UsedBy
 
 UsageRequest = metering_pb2.ListUsageRecordsRequest | metering_pb2.SummarizeUsageRequest
 """Requests that say which days and accounts they are about."""

@@ -32,7 +32,8 @@ from core.money.ratios import TextRatios
 from core.providers.script import Script
 from core.providers.scripted import ScriptedProvider
 from core.rates.rates import Rates
-from storage.interfaces import CommitUnknown, Store, StoreUnavailable
+from storage.errors import CommitUnknown, StoreUnavailable
+from storage.interfaces import Store
 from storage.records import Settlement
 from storage.store import open_store
 

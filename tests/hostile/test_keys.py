@@ -9,7 +9,8 @@ from random import Random
 from core.access.apikeys import Peppers, make_key
 from core.access.auth import Authenticator, OperatorCredential
 from core.errors import InvalidApiKey
-from storage.records import Account, ApiKey, Limit
+from storage.limit_records import Limit
+from storage.records import Account, ApiKey
 
 SEED = 4
 CPU_LIMIT_S = 20e-6

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from storage.interfaces import CommitUnknown, StoreUnavailable
+from storage.errors import CommitUnknown, StoreUnavailable
 from tests.money.loop import SteppedLoop
 
 FAULTS = ("refused", "lost before", "lost", "hang", "hang after")

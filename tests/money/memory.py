@@ -11,24 +11,21 @@ from typing import Any
 
 import msgspec
 
-from storage.interfaces import Duplicate, IdempotencyConflict, Missing, StoreError
+from storage.errors import Duplicate, IdempotencyConflict, Missing, StoreError
+from storage.limit_records import PURSE_PREFIX, Limit, Purse
 from storage.periods import period_around
 from storage.records import (
     HOUSE_ADJUSTMENTS,
     HOUSE_FEES,
     HOUSE_PAYMENTS,
-    PURSE_PREFIX,
     Account,
     AccountKind,
     Balance,
     Charge,
     Lease,
-    Limit,
     Once,
-    Purse,
     Settlement,
     TopUp,
-    UsageRecord,
 )
 from storage.settlement import (
     ROW_COLUMNS,
@@ -40,6 +37,7 @@ from storage.settlement import (
     plan,
     unknown,
 )
+from storage.usage_records import UsageRecord
 
 
 class Refused(StoreError):

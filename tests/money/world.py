@@ -18,8 +18,9 @@ from core.money.funds import Chain, Funds, OverLimit
 from core.money.ledger import LedgerWriter, SettlementFailed
 from core.money.meter import Estimate, Meter, Outcome
 from core.money.usage import TokenCounts
-from storage.interfaces import Duplicate, IdempotencyConflict, StoreError
-from storage.records import Limit, Once, Settlement, is_purse
+from storage.errors import Duplicate, IdempotencyConflict, StoreError
+from storage.limit_records import Limit, is_purse
+from storage.records import Once, Settlement
 from tests.money.backends import Backend
 from tests.money.books import Books, Violation
 from tests.money.line import Line

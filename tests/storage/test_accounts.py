@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from storage.interfaces import Duplicate
+from storage.errors import Duplicate
 from storage.records import Balance
 
 

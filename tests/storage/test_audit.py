@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from sqlalchemy import NullPool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from storage.audit_records import AuditReport, Deviation
 from storage.chain import CONTENT_FIELDS, content_of
 from storage.chaining import CHAIN_LIMIT
-from storage.records import AuditReport, Deviation, Once, Price
+from storage.records import Once, Price
 
 COLUMNS = ", ".join(name for name in CONTENT_FIELDS if name != "id")
 LATE = """

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import NullPool, create_engine
 
-from storage.interfaces import BackupFailed, BadBackup, NotEmpty, Store, StoreUnavailable
+from storage.errors import BackupFailed, BadBackup, NotEmpty, StoreUnavailable
+from storage.interfaces import Store
 from storage.migrate import migrate, upgrade
 from storage.records import Price
 from storage.restore import restore

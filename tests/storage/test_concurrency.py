@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from storage.interfaces import StoreUnavailable
+from storage.errors import StoreUnavailable
 from storage.records import Once
 
 

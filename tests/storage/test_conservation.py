@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage.interfaces import BeyondPayment, IdempotencyConflict, Missing, StoreError, Unaffordable
+from storage.errors import BeyondPayment, IdempotencyConflict, Missing, StoreError, Unaffordable
 from storage.records import Once
 
 ACCOUNTS = st.sampled_from(("acc_a", "acc_b"))

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from storage.interfaces import Duplicate, IdempotencyConflict, Missing, Store
-from storage.records import Limit, NewApiKey, Once, SecretHash
+from storage.errors import Duplicate, IdempotencyConflict, Missing
+from storage.interfaces import Store
+from storage.limit_records import Limit
+from storage.records import NewApiKey, Once, SecretHash
 from storage.store import open_store
 
 Change = Callable[[Store, int, Once], Awaitable[Any]]

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from storage.interfaces import Duplicate, Missing
+from storage.errors import Duplicate, Missing
 from storage.records import NewApiKey, SecretHash
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from storage.interfaces import Missing, StoreError
+from storage.errors import Missing, StoreError
 from storage.records import Lease
 
 

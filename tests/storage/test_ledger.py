@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from storage.interfaces import ConfigurationRefused, Duplicate, IdempotencyConflict, Missing
+from storage.errors import ConfigurationRefused, Duplicate, IdempotencyConflict, Missing
 from storage.records import UNVERSIONED, Configuration, Once, Price
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage.interfaces import StoreError
+from storage.errors import StoreError
 from tests.money.books import ACCOUNTS, LEASES, LEDGER, Books
 from tests.money.memory import MemoryStore
 from tests.storage.test_conservation import Player, operations

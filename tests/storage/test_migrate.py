@@ -11,7 +11,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, NullPool, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from storage.interfaces import SchemaOutdated, StoreUnavailable
+from storage.errors import SchemaOutdated, StoreUnavailable
 from storage.migrate import migrate, schema_is_current, upgrade
 from storage.records import Account
 from storage.store import open_store

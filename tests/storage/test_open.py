@@ -9,7 +9,7 @@ import sys
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from storage.interfaces import InvalidUrl, StoreUnavailable
+from storage.errors import InvalidUrl, StoreUnavailable
 from storage.migrate import migrate, schema_is_current
 from storage.store import open_store
 

@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import NullPool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from storage.interfaces import IdempotencyConflict, Missing, Store
+from storage.errors import IdempotencyConflict, Missing
+from storage.interfaces import Store
 from storage.records import NewPayment, Once, Payment
 from storage.store import open_store
 

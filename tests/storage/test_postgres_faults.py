@@ -13,7 +13,8 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url
 
-from storage.interfaces import CommitUnknown, Store, StoreUnavailable
+from storage.errors import CommitUnknown, StoreUnavailable
+from storage.interfaces import Store
 from storage.records import Once
 from storage.store import open_store
 

@@ -9,7 +9,8 @@ import pytest
 
 from storage import purging
 from storage.interfaces import Store
-from storage.records import Limit, Once, Price
+from storage.limit_records import Limit
+from storage.records import Once, Price
 
 DAY_S = 24 * 3600
 WEEK_S = 7 * DAY_S

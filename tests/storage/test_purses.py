@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from storage.interfaces import Missing
+from storage.errors import Missing
+from storage.limit_records import Limit
 from storage.periods import period_around
-from storage.records import Charge, Limit, Price
+from storage.records import Charge, Price
 
 USD = 1_000_000_000
 LIMIT = Limit("lim_1", "acc_1", "spend", "lifetime", 5 * USD)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from storage.interfaces import Store
-from storage.records import RATE_SLICES, RateAsk
+from storage.limit_records import RATE_SLICES, RateAsk
 
 SLICE_US = 200
 MINUTE_S = RATE_SLICES * SLICE_US / 1e6

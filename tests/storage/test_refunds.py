@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.interfaces import BeyondPayment, IdempotencyConflict, Missing, Store, Unaffordable
+from storage.errors import BeyondPayment, IdempotencyConflict, Missing, Unaffordable
+from storage.interfaces import Store
 from storage.records import Once
 from storage.refunds import fee_share
 from storage.store import open_store

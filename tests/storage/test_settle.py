@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from storage.interfaces import StoreError
+from storage.errors import StoreError
 
 
 async def charged(store, request_id: str) -> tuple[int, int]:

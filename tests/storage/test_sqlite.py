@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from storage.interfaces import CommitUnknown, StoreUnavailable
+from storage.errors import CommitUnknown, StoreUnavailable
 from storage.migrate import migrate
 from storage.store import open_store
 

@@ -13,9 +13,10 @@ from sqlalchemy import Dialect, make_url
 from sqlalchemy.schema import CreateIndex
 
 from storage.interfaces import Store
-from storage.records import ALL_USAGE, NewApiKey, SecretHash, UsageBounds, UsageQuery, UsedBy
+from storage.records import NewApiKey, SecretHash
 from storage.tables import ledger
 from storage.usage import US_PER_DAY
+from storage.usage_records import ALL_USAGE, UsageBounds, UsageQuery, UsedBy
 from tests.storage.conftest import Query
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3_600)]

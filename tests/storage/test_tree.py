@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from storage.interfaces import Missing, NotPayer, TooDeep, Unaffordable
-from storage.records import Limit, NewApiKey, NewPayment, Once, SecretHash
+from storage.errors import Missing, NotPayer, TooDeep, Unaffordable
+from storage.limit_records import Limit
+from storage.records import NewApiKey, NewPayment, Once, SecretHash
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from sqlalchemy import NullPool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage.postgres import Horizon
-from storage.records import NewApiKey, SecretHash, UsageBounds, UsageDimension, UsageQuery, UsageSum, UsedBy
+from storage.records import NewApiKey, SecretHash
 from storage.store import open_store
 from storage.usage import MAX_COUNTED, STEP_ENTRIES, US_PER_DAY
+from storage.usage_records import UsageBounds, UsageDimension, UsageQuery, UsageSum, UsedBy
 
 EVER = UsageQuery(0, 100_000, None)
 ALL: Sequence[UsageDimension] = ("day", "account", "api_key", "model")

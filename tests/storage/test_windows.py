@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.records import RATE_SLICES, RateAsk
+from storage.limit_records import RATE_SLICES, RateAsk
 from storage.windows import MAX_ENTRIES, current, exchange
 
 AMOUNT = 50

@@ -18,8 +18,9 @@ from core.access.auth import Authenticator, OperatorCredential
 from core.access.guard import Guard
 from core.ids import IdSource
 from core.inprocess import InProcessServer
-from storage.interfaces import StoreUnavailable
-from storage.records import Account, AccountKind, ApiKey, Limit
+from storage.errors import StoreUnavailable
+from storage.limit_records import Limit
+from storage.records import Account, AccountKind, ApiKey
 
 OPERATOR_TOKEN = "operator-token-0123456789-0123456789"
 MODEL_IDS = ("large", "large-2", "small", "tiny")

@@ -13,7 +13,7 @@ from core.access.apikeys import Peppers, make_key
 from core.access.auth import OperatorCredential
 from core.call import Caller, Role
 from core.errors import InvalidApiKey, ServiceUnavailable, WorldRouterError
-from storage.interfaces import StoreUnavailable
+from storage.errors import StoreUnavailable
 
 
 async def test_a_good_key_is_its_account(auth) -> None:

@@ -10,7 +10,7 @@ from worldrouter.v1.error_reason_pb2 import ErrorReason
 
 from core import errors
 from core.status import CODES, abort_details
-from storage import interfaces as store
+from storage import errors as store
 
 REQUEST_ID = "01arywr8d10123456789abcdef"
 C = grpc.StatusCode

@@ -6,7 +6,7 @@ import pytest
 
 from core.call import Caller, Policy, Role
 from core.errors import InvalidApiKey
-from storage.records import Limit
+from storage.limit_records import Limit
 
 
 def limit(owner_id: str, amount: int) -> Limit:

@@ -10,7 +10,7 @@ import pytest
 
 from core.call import Policy
 from core.errors import BudgetExceeded, RateLimited, UpstreamFailed
-from storage.records import Limit
+from storage.limit_records import Limit
 
 USD = 1_000_000_000
 SLOT = Limit("lim_slot", "a", "concurrency", "now", 1)

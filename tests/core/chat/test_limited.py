@@ -10,7 +10,7 @@ import pytest
 
 from core.call import Policy
 from core.errors import InsufficientBalance, RateLimited, RequestTooLarge, UpstreamFailed
-from storage.records import Limit
+from storage.limit_records import Limit
 
 REQUESTS = Limit("limit_r", "a", "requests", "minute", 3)
 TOKENS = Limit("limit_t", "key_1", "tokens", "minute", 1_000)

@@ -16,7 +16,7 @@ from core.errors import ServiceUnavailable
 from core.money.auditor import Auditor
 from core.money.escrow import Escrow
 from core.money.funds import Funds
-from storage.records import Limit
+from storage.limit_records import Limit
 
 USD = 1_000_000_000
 EVERY_S = 0.01

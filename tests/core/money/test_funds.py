@@ -14,7 +14,8 @@ import pytest
 from core.errors import ServiceUnavailable
 from core.money.escrow import Escrow, EscrowSettings, OutOfFunds
 from core.money.funds import Chain, Funds, OverLimit
-from storage.records import Limit, NewApiKey, SecretHash
+from storage.limit_records import Limit
+from storage.records import NewApiKey, SecretHash
 from storage.store import open_store
 
 USD = 1_000_000_000

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from core.money.purging import KEPT_S, purge_forever
-from storage.interfaces import StoreUnavailable
+from storage.errors import StoreUnavailable
 
 
 class Store:

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from core.money.rollups import roll_up_forever
-from storage.interfaces import StoreUnavailable
+from storage.errors import StoreUnavailable
 
 
 class FailingStore:

@@ -13,8 +13,8 @@ import pytest
 
 from core.errors import RateLimited
 from core.rates.rates import Rates
+from storage.limit_records import RATE_SLICES, Limit, LimitMeasure
 from storage.migrate import migrate
-from storage.records import RATE_SLICES, Limit, LimitMeasure
 from storage.store import open_store
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 
 from core.errors import RateLimited, RequestTooLarge, ServiceUnavailable
 from core.rates.rates import Passed, Rates
-from storage.records import Limit, LimitMeasure
+from storage.limit_records import Limit, LimitMeasure
 from storage.store import open_store
 
 KEY = "key_1"

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from core.errors import RateLimited, ServiceUnavailable
 from core.rates.rates import Counted, Passed, Rates
-from storage.interfaces import CommitUnknown, StoreUnavailable
-from storage.records import RATE_SLICE_US, RATE_SLICES, Limit, RateAsk, RateShare
+from storage.errors import CommitUnknown, StoreUnavailable
+from storage.limit_records import RATE_SLICE_US, RATE_SLICES, Limit, RateAsk, RateShare
 from storage.windows import Window, current, exchange
 
 MINUTE_S = RATE_SLICES * RATE_SLICE_US / 1e6

@@ -27,7 +27,7 @@ from core.home import Home
 from core.process.listen import CannotListen
 from core.server import CoreServer
 from core.settings import BadSettings, PriceSettings
-from storage.interfaces import ConfigurationRefused, StoreUnavailable
+from storage.errors import ConfigurationRefused, StoreUnavailable
 
 USD = 1_000_000_000
 

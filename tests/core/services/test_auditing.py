@@ -12,8 +12,8 @@ import pytest
 from worldrouter.v1 import metering_pb2
 
 from core.services import auditing
+from storage.audit_records import DeviationKind
 from storage.chain import CONTENT_FIELDS
-from storage.records import DeviationKind
 
 USD = 1_000_000_000
 

@@ -16,7 +16,7 @@ from worldrouter.v1.limit_pb2 import (
     LIMIT_PERIOD_NOW,
 )
 
-from storage.records import RateAsk
+from storage.limit_records import RateAsk
 
 C = grpc.StatusCode
 REQUESTS = {"measure": LIMIT_MEASURE_REQUESTS, "period": LIMIT_PERIOD_MINUTE}

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from worldrouter.v1 import maintenance_pb2
 
-from storage.interfaces import BackupFailed
+from storage.errors import BackupFailed
 
 
 async def test_the_operator_gets_a_copy_of_the_database(core, tmp_path: Path) -> None:
