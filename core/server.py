@@ -239,7 +239,7 @@ class CoreServer:
         )
         rules = TopUpRules(settings.money.min_top_up_nano_usd, settings.money.fee_basis_points)
         metering_pb2_grpc.add_MeteringServiceServicer_to_server(
-            MeteringServicer(store, store, store, ids, top_up_rules=rules), to
+            MeteringServicer(store, store, store, store, ids, top_up_rules=rules), to
         )
         maintenance = MaintenanceServicer(store, self._reloader.reload)
         maintenance_pb2_grpc.add_MaintenanceServiceServicer_to_server(maintenance, to)

@@ -202,10 +202,6 @@ class LedgerStore(Protocol):
         """Entries that debit or credit the account, newest first."""
         ...
 
-    async def usage_records(self, account_id: str, *, before_id: int | None, limit: int) -> list[UsageRecord]:
-        """Usage entries that the account paid for, newest first."""
-        ...
-
     async def usage_record(self, request_id: str, whose: UsedBy | None = None) -> UsageRecord | None:
         """None when there is none, or when it is not of that account."""
         ...

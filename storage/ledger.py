@@ -120,11 +120,6 @@ class SqlLedger(OverDatabase):
         statement = select(both).order_by(both.c.id.desc()).limit(limit)
         return [LedgerEntry(*row) for row in await self._db.listed(statement)]
 
-    async def usage_records(self, account_id: str, *, before_id: int | None, limit: int) -> list[UsageRecord]:
-        """Usage entries of the account, newest first."""
-        own = select(ledger).where(ledger.c.debit_account == account_id, ledger.c.kind == "usage")
-        return [usage_record_of(row) for row in await self._db.listed(_newest(own, before_id, limit))]
-
     async def usage_record(self, request_id: str, whose: UsedBy | None = None) -> UsageRecord | None:
         """The usage entry of a request; None when there is none, or when it is not of that account."""
         asked = used_by(whose, ledger.c.debit_account, ledger.c.key_id)
@@ -189,6 +184,8 @@ def used_by(
     """What of usage, by the columns of who paid and with which key, is of an account; everything for None."""
     if whose is None:
         return []
+    if whose.key_id is not None:
+        return [key == whose.key_id]
     if whose.account_id == whose.payer_id:
         return [payer == whose.payer_id]
     # Not by who paid as well: a database might look through all that the root has paid.

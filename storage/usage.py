@@ -116,10 +116,11 @@ class SqlUsage(OverDatabase):
 
     async def usage_between(self, query: UsageQuery, bounds: UsageBounds, *, limit: int) -> list[UsageRecord]:
         """Usage entries in question of ids within the bounds, newest first."""
-        if query.whose is None or query.whose.account_id == query.whose.payer_id:
+        whose = query.whose
+        if whose is None or whose.key_id is not None or whose.account_id == whose.payer_id:
             statement = _newest(select(ledger), bounds, *_in_question(query)).limit(limit)
         else:
-            keys = await self._db.rows(keys_of(query.whose))
+            keys = await self._db.rows(keys_of(whose))
             ids = await self._ids_by_keys([key for (key,) in keys], query, bounds, limit)
             statement = select(ledger).where(ledger.c.id.in_(ids)).order_by(ledger.c.id.desc())
         return [usage_record_of(row) for row in await self._db.listed(statement)]

@@ -22,10 +22,12 @@ class UsageRecord:
 
 @dataclass(frozen=True, slots=True)
 class UsedBy:
-    """An account and the root above it, which may be itself. Its usage is what its keys and those below it used."""
+    """An account and the root above it, which may be itself. Its usage is what its keys and those below it used; with
+    `key_id`, what that one used."""
 
     account_id: str
     payer_id: str
+    key_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,9 @@ account_option: Decorator = click.option(
 )
 """The option --account, empty for the default account."""
 
+key_option: Decorator = click.option("--key", "key_id", default="", metavar="ID", help="Only this API key's.")
+"""The option --key of usage, empty for all keys."""
+
 limit_option: Decorator = click.option(
     "--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Most items to list."
 )

@@ -11,7 +11,7 @@ from worldrouter.v1 import metering_pb2
 
 from core.cli.client import ANSWER_TIMEOUT_S, PAGE_SIZE, Core
 from core.cli.money import exact_usd, shown_usd
-from core.cli.options import AnyFunction, Decorator, client_command
+from core.cli.options import AnyFunction, Decorator, client_command, key_option
 from core.cli.output import Json, csv_line, print_json, print_table
 from core.cli.session import Session
 from core.cli.usage import record_json
@@ -57,12 +57,12 @@ class DimensionsType(click.ParamType[list[str]]):
 
 
 def _range_options(command: AnyFunction) -> AnyFunction:
-    """The options that say which days and accounts."""
+    """The options that say which days, accounts and keys."""
     since = click.option("--since", type=DayType(), metavar="DAY", help="First day.  [default: 29 days earlier]")
     until = click.option("--until", type=DayType(), metavar="DAY", help="Last day, included.  [default: today]")
     account = click.option("--account", "account_id", default="", metavar="ID", help="Account.  [default: your own]")
     everyone = click.option("--all-accounts", is_flag=True, help="All accounts; for the operator.")
-    return since(until(account(everyone(command))))
+    return since(until(account(everyone(key_option(command)))))
 
 
 def _format_option(*formats: str, default: str | None) -> Decorator:
@@ -93,6 +93,7 @@ def summary(
     until: date | None,
     account_id: str,
     all_accounts: bool,
+    key_id: str,
     form: str | None,
 ) -> None:
     """Sum requests up by day, account, key or model.
@@ -110,7 +111,7 @@ def summary(
 
     def page(core: Core, token: str) -> metering_pb2.SummarizeUsageResponse:
         request = metering_pb2.SummarizeUsageRequest(
-            account_id=account_id, all_accounts=all_accounts, first_day=first, last_day=last,
+            account_id=account_id, all_accounts=all_accounts, api_key_id=key_id, first_day=first, last_day=last,
             group_by=[_DIMENSIONS[each] for each in by], page_size=PAGE_SIZE, page_token=token,
         )  # fmt: skip
         return core.call(core.metering.SummarizeUsage, request, timeout_s=PAGE_TIMEOUT_S)
@@ -130,7 +131,13 @@ def summary(
 @_format_option("csv", "json", default="csv")
 @client_command
 def export(
-    session: Session, since: date | None, until: date | None, account_id: str, all_accounts: bool, form: str
+    session: Session,
+    since: date | None,
+    until: date | None,
+    account_id: str,
+    all_accounts: bool,
+    key_id: str,
+    form: str,
 ) -> None:
     """Write all requests of some days to standard output.
 
@@ -147,7 +154,7 @@ def export(
 
     def page(core: Core, token: str) -> metering_pb2.ListUsageRecordsResponse:
         request = metering_pb2.ListUsageRecordsRequest(
-            account_id=account_id, all_accounts=all_accounts, first_day=first, last_day=last,
+            account_id=account_id, all_accounts=all_accounts, api_key_id=key_id, first_day=first, last_day=last,
             page_size=PAGE_SIZE, page_token=token,
         )  # fmt: skip
         return core.call(core.metering.ListUsageRecords, request, timeout_s=PAGE_TIMEOUT_S)

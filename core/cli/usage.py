@@ -7,7 +7,7 @@ from worldrouter.v1 import metering_pb2, types_pb2
 
 from core.cli.client import collect
 from core.cli.money import exact_usd, shown_usd
-from core.cli.options import account_option, client_command, json_option, limit_option
+from core.cli.options import account_option, client_command, json_option, key_option, limit_option
 from core.cli.output import Json, enum_word, exact_time, print_fields, print_json, print_table, shown_time
 from core.cli.session import Session
 
@@ -33,11 +33,12 @@ def usage() -> None:
 @usage.command()
 @click.argument("request_id", required=False)
 @account_option
+@key_option
 @limit_option
 @json_option
 @client_command
-def records(session: Session, request_id: str | None, account_id: str, limit: int, as_json: bool) -> None:
-    """List the requests of an account, or show one.
+def records(session: Session, request_id: str | None, account_id: str, key_id: str, limit: int, as_json: bool) -> None:
+    """List the requests of an account or of an API key, or show one.
 
     The list begins with the newest. REQUEST_ID is the `x-request-id` of an answer; the `chatcmpl-` in front
     of it may stay. What --json prints as `cost_usd` is exact. The word `records` may be left out.
@@ -55,7 +56,9 @@ def records(session: Session, request_id: str | None, account_id: str, limit: in
             return
 
         def page(size: int, token: str) -> tuple[list[metering_pb2.UsageRecord], str]:
-            request = metering_pb2.ListUsageRecordsRequest(account_id=account_id, page_size=size, page_token=token)
+            request = metering_pb2.ListUsageRecordsRequest(
+                account_id=account_id, api_key_id=key_id, page_size=size, page_token=token
+            )
             answer = core.call(core.metering.ListUsageRecords, request)
             return list(answer.records), answer.next_page_token
 

@@ -16,7 +16,7 @@ from core.services import Context, auditing, fields, usage
 from core.services.paging import Number, Pager
 from core.services.repeats import once_required
 from storage.errors import BeyondPayment, Missing, Unaffordable
-from storage.interfaces import AccountStore, AuditStore, LedgerStore, UsageStore
+from storage.interfaces import AccountStore, AuditStore, KeyStore, LedgerStore, UsageStore
 from storage.records import LedgerEntry, LedgerKind, Refund, TopUp
 from storage.usage_records import UsedBy
 
@@ -39,6 +39,7 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
     def __init__(
         self,
         accounts: AccountStore,
+        keys: KeyStore,
         ledger: MeteringStore,
         audits: AuditStore,
         ids: IdSource,
@@ -46,6 +47,7 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
         top_up_rules: TopUpRules,
     ) -> None:
         self._accounts = accounts
+        self._keys = keys
         self._ledger = ledger
         self._audits = audits
         self._ids = ids
@@ -127,18 +129,7 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
         self, request: metering_pb2.ListUsageRecordsRequest, context: Context
     ) -> metering_pb2.ListUsageRecordsResponse:
         """List requests, newest first."""
-        whose = await self._whose(request)
-        if whose is None or whose.account_id != whose.payer_id or request.first_day or request.last_day:
-            return await usage.records_of_days(self._ledger, usage.query(request, whose), request)
-        account_id = whose.account_id
-        scope = ["ListUsageRecords", account_id]
-        pager = Pager(scope, tuple[Number], request.page_size, request.page_token)
-        before_id = pager.after[0] if pager.after else None
-        fetched = await self._ledger.usage_records(account_id, before_id=before_id, limit=pager.limit)
-        page = pager.page(fetched, lambda record: (record.entry_id,))
-        return metering_pb2.ListUsageRecordsResponse(
-            records=map(usage.record_message, page.items), next_page_token=page.next_page_token
-        )
+        return await usage.records(self._ledger, usage.query(request, await self._whose(request)), request)
 
     async def GetUsageRecord(
         self, request: metering_pb2.GetUsageRecordRequest, context: Context
@@ -178,15 +169,27 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
             yield metering_pb2.ExportLedgerResponse(entries=entries)
 
     async def _whose(self, request: usage.UsageRequest) -> UsedBy | None:
-        """The account that a request is about; None for all. Raises Forbidden unless the operator asks for all."""
-        if not request.all_accounts:
-            account_id = _account_id(request.account_id)
-            return UsedBy(account_id, await self._payer_id(account_id))
-        if current_call.get().caller.role is not Role.OPERATOR:
+        """The account or the key that a request is about; None for all. Raises Forbidden unless the operator asks for
+        all."""
+        is_operator = current_call.get().caller.role is Role.OPERATOR
+        if request.all_accounts and not is_operator:
             raise Forbidden("Only the operator may ask for all accounts.", param="all_accounts")
-        if request.account_id:
+        if request.all_accounts and request.account_id:
             raise InvalidRequest("account_id must be empty with all_accounts.", param="account_id")
-        return None
+        is_any = request.all_accounts or bool(is_operator and request.api_key_id and not request.account_id)
+        account_id = None if is_any else _account_id(request.account_id)
+        if request.api_key_id:
+            return await self._by_key(request.api_key_id, account_id)
+        return None if account_id is None else UsedBy(account_id, await self._payer_id(account_id))
+
+    async def _by_key(self, key_id: str, account_id: str | None) -> UsedBy:
+        """A key of the account or of one below it; of any for None. Raises NotFound."""
+        key_id = fields.resource_id(key_id, param="api_key_id")
+        key = fields.found(await self._keys.key(key_id), param="api_key_id", value=key_id)
+        line = [account.id for account in await self._accounts.lineage(key.account_id)]
+        if account_id is not None and account_id not in line:
+            raise fields.not_found("api_key_id", key_id)
+        return UsedBy(key.account_id, line[0], key_id)
 
     async def _payer_id(self, account_id: str) -> str:
         """The root above an account, or itself. Raises NotFound when there is no such account."""

@@ -15,7 +15,7 @@ from storage.interfaces import UsageStore
 from storage.usage_records import ALL_USAGE, UsageBounds, UsageDimension, UsageQuery, UsageRecord, UsageSum, UsedBy
 
 UsageRequest = metering_pb2.ListUsageRecordsRequest | metering_pb2.SummarizeUsageRequest
-"""Requests that say which days and accounts they are about."""
+"""Requests that say which days, accounts and keys they are about."""
 
 _EPOCH: Final = date(1970, 1, 1)
 _LAST_DAY: Final = (date.max - _EPOCH).days
@@ -39,7 +39,7 @@ _DIMENSIONS: Mapping[int, UsageDimension] = {
 
 
 def query(request: UsageRequest, whose: UsedBy | None) -> UsageQuery:
-    """The days of a request, of one account or of all. Raises InvalidRequest."""
+    """The days of a request, of one account, of one key or of all. Raises InvalidRequest."""
     first_day = _day(request.first_day, "first_day", default=0)
     last_day = _day(request.last_day, "last_day", default=_LAST_DAY)
     if last_day < first_day:
@@ -47,7 +47,7 @@ def query(request: UsageRequest, whose: UsedBy | None) -> UsageQuery:
     return UsageQuery(first_day, last_day, whose)
 
 
-async def records_of_days(
+async def records(
     store: UsageStore, query: UsageQuery, request: metering_pb2.ListUsageRecordsRequest
 ) -> metering_pb2.ListUsageRecordsResponse:
     """A page of records, newest first. Its position is the last id seen and the least one to look at."""
@@ -148,7 +148,8 @@ def _dimensions(group_by: Sequence[int]) -> list[UsageDimension]:
 
 def _scope(query: UsageQuery) -> list[str]:
     # No account's id is "*".
-    return ["*" if query.whose is None else query.whose.account_id, str(query.first_day), str(query.last_day)]
+    whose = ("*",) if query.whose is None else (query.whose.account_id, query.whose.key_id or "")
+    return [*whose, str(query.first_day), str(query.last_day)]
 
 
 def _day(text: str, param: str, *, default: int) -> int:

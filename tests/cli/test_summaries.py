@@ -47,10 +47,11 @@ def test_a_summary_is_a_table_by_day_and_model(invoke: Callable[..., Any]) -> No
 def test_a_summary_follows_the_pages(invoke: Callable[..., Any]) -> None:
     """All of them, in one JSON array of exact amounts."""
     days = ("--since", "2026-01-01", "--until", "2026-01-31")
-    run = invoke("usage", "summary", "--by", "key,account", *days, "--all-accounts", "--json")
+    run = invoke("usage", "summary", "--by", "key,account", *days, "--all-accounts", "--key", "k", "--json")
     page = metering_pb2.SummarizeUsageResponse(summaries=[summed(api_key_id="")], next_page_token="more")
     request = run.answer("MeteringService.SummarizeUsage", page)
     assert (request.first_day, request.last_day, request.all_accounts) == ("2026-01-01", "2026-01-31", True)
+    assert request.api_key_id == "k"
     last = metering_pb2.SummarizeUsageResponse(summaries=[summed(api_key_id="key_1", account_id="acct_1")])
     assert run.answer("MeteringService.SummarizeUsage", last).page_token == "more"
     first, second = json.loads(run.result().stdout)
@@ -82,7 +83,7 @@ def test_a_question_that_is_none_is_wrong_usage(invoke: Callable[..., Any], argu
 
 def test_an_export_is_every_record_page_by_page(invoke: Callable[..., Any]) -> None:
     """One line a request under one heading: counts, the exact amount twice, the time."""
-    run = invoke("usage", "export", "--account", "acct_1", "--csv")
+    run = invoke("usage", "export", "--account", "acct_1", "--key", "key_1", "--csv")
     record = metering_pb2.UsageRecord(
         request_id="req_1",
         account_id="acct_1",
@@ -94,7 +95,8 @@ def test_an_export_is_every_record_page_by_page(invoke: Callable[..., Any]) -> N
     )
     page = metering_pb2.ListUsageRecordsResponse(records=[record], next_page_token="more")
     request = run.answer("MeteringService.ListUsageRecords", page)
-    assert (request.account_id, request.first_day, request.page_size) == ("acct_1", "2026-04-05", 1000)
+    assert (request.account_id, request.api_key_id) == ("acct_1", "key_1")
+    assert (request.first_day, request.page_size) == ("2026-04-05", 1000)
     last = metering_pb2.ListUsageRecordsResponse(records=[metering_pb2.UsageRecord(request_id="req_0")])
     assert run.answer("MeteringService.ListUsageRecords", last).page_token == "more"
     first, second = csv.DictReader(io.StringIO(run.result().stdout))

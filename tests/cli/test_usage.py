@@ -64,11 +64,11 @@ def test_a_failed_request_shows_why(invoke: Callable[..., Any]) -> None:
 
 
 def test_the_list_is_of_one_account(invoke: Callable[..., Any]) -> None:
-    """Without a request id the account's requests are listed, page by page."""
-    run = invoke("usage", "--account", "acct_1", "--limit", "1500", "--json")
+    """Without a request id the account's requests are listed, page by page; those of a key, if it is named."""
+    run = invoke("usage", "--account", "acct_1", "--key", "key_1", "--limit", "1500", "--json")
     page = metering_pb2.ListUsageRecordsResponse(records=[record()], next_page_token="more")
     request = run.answer("MeteringService.ListUsageRecords", page)
-    assert (request.account_id, request.page_size) == ("acct_1", 1000)
+    assert (request.account_id, request.api_key_id, request.page_size) == ("acct_1", "key_1", 1000)
     last = metering_pb2.ListUsageRecordsResponse(records=[record(request_id="req_0")])
     assert run.answer("MeteringService.ListUsageRecords", last).page_token == "more"
     assert [found["request_id"] for found in json.loads(run.result().stdout)] == ["req_1", "req_0"]

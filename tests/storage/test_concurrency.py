@@ -9,6 +9,7 @@ import pytest
 
 from storage.errors import StoreUnavailable
 from storage.records import Once
+from storage.usage_records import ALL_USAGE, UsageQuery
 
 
 async def test_concurrent_acquisitions_never_overdraw(store, funded, acquire, audit) -> None:
@@ -99,7 +100,7 @@ async def test_cancelled_callers_leave_a_working_store(
     async with asyncio.timeout(10):
         await asyncio.gather(*(call(number) for number in range(40)))
     await audit()
-    assert len(await store.usage_records("acc_1", before_id=None, limit=100)) == 8
+    assert len(await store.usage_between(UsageQuery(0, 100_000, None), ALL_USAGE, limit=100)) == 8
     async with asyncio.timeout(10):
         while len(asyncio.all_tasks()) > 1:  # noqa: ASYNC110 - tasks give no sign when they are gone
             await asyncio.sleep(0.01)

@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from storage.errors import ConfigurationRefused, Duplicate, IdempotencyConflict, Missing
 from storage.records import UNVERSIONED, Configuration, Once, Price
+from storage.usage_records import ALL_USAGE, UsageBounds, UsageQuery, UsedBy
 
 
 def payment(**changes):
@@ -129,10 +130,11 @@ async def test_usage_records_hold_the_settlement_as_it_was(store, funded, acquir
     first = settlement("req_1", "lease_1", 7, shortfall_nano_usd=2)
     second = settlement("req_2", key_id=None, ttft_ms=None, estimated=True, streamed=False, status="failed")
     await store.settle([first, second])
-    newer, older = await store.usage_records("acc_1", before_id=None, limit=10)
+    asked = UsageQuery(0, 100_000, UsedBy("acc_1", "acc_1"))
+    newer, older = await store.usage_between(asked, ALL_USAGE, limit=10)
     assert (newer.settlement, older.settlement) == (second, first)
     assert older.created_us > 1_700_000_000_000_000
-    assert await store.usage_records("acc_1", before_id=newer.entry_id, limit=10) == [older]
+    assert await store.usage_between(asked, UsageBounds(0, newer.entry_id - 1), limit=10) == [older]
     assert await store.usage_record("req_1") == older
     assert await store.usage_record("adj_acc_1") is None
 

@@ -96,6 +96,11 @@ async def test_usage_is_found_among_ten_million_entries(store, query, database_u
             by_day_s, _ = await timed("  by day", store.summarize_usage(asked, ("day",), after=None, limit=PAGE))
             assert page
             assert max(bounds_s + first_s, second_s, by_day_s) < MOST_S
+    [[key_id]] = await query("SELECT min(key_id) FROM usage_daily WHERE account_id = 'org'")
+    asked = UsageQuery(*EVER, UsedBy("group", "org", key_id))
+    of_key_s, page = await timed(f"{key_id}: first page", store.usage_between(asked, ALL_USAGE, limit=PAGE))
+    assert {record.settlement.key_id for record in page} == {key_id}
+    assert of_key_s < MOST_S
     asked, count = UsageQuery(*EVER, UsedBy("group", "org")), 0
     bounds, began_s = ALL_USAGE, time.monotonic()
     for _ in range(20):

@@ -344,6 +344,11 @@ async def test_usage_of_an_account_below_another_is_that_of_its_keys(store, inse
         [last] = await store.summarize_usage(EVER, ("account", "day"), after=("other", DAY), limit=9)
         assert (last.account_id, last.requests) == ("team", 1)
         await store.roll_up_usage()
+    for key, amount in (("key_group", 4), ("key_other", 8)):
+        query = UsageQuery(DAY, DAY, UsedBy(key.removeprefix("key_"), "org", key))
+        [row] = await summary(store, (), query)
+        [record] = await store.usage_between(query, await store.usage_bounds(query), limit=9)
+        assert row.amount_nano_usd == record.settlement.amount_nano_usd == amount
     assert await store.usage_record("r4", UsedBy("team", "org")) is not None
     assert await store.usage_record("r4", UsedBy("other", "org")) is None
 

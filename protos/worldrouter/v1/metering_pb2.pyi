@@ -182,20 +182,22 @@ class ListLedgerEntriesResponse(_message.Message):
     def __init__(self, entries: _Optional[_Iterable[_Union[LedgerEntry, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class ListUsageRecordsRequest(_message.Message):
-    __slots__ = ("account_id", "page_size", "page_token", "first_day", "last_day", "all_accounts")
+    __slots__ = ("account_id", "page_size", "page_token", "first_day", "last_day", "all_accounts", "api_key_id")
     ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     FIRST_DAY_FIELD_NUMBER: _ClassVar[int]
     LAST_DAY_FIELD_NUMBER: _ClassVar[int]
     ALL_ACCOUNTS_FIELD_NUMBER: _ClassVar[int]
+    API_KEY_ID_FIELD_NUMBER: _ClassVar[int]
     account_id: str
     page_size: int
     page_token: str
     first_day: str
     last_day: str
     all_accounts: bool
-    def __init__(self, account_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., first_day: _Optional[str] = ..., last_day: _Optional[str] = ..., all_accounts: _Optional[bool] = ...) -> None: ...
+    api_key_id: str
+    def __init__(self, account_id: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., first_day: _Optional[str] = ..., last_day: _Optional[str] = ..., all_accounts: _Optional[bool] = ..., api_key_id: _Optional[str] = ...) -> None: ...
 
 class ListUsageRecordsResponse(_message.Message):
     __slots__ = ("records", "next_page_token")
@@ -290,7 +292,7 @@ class ExportedEntry(_message.Message):
     def __init__(self, account_id: _Optional[str] = ..., position: _Optional[int] = ..., hash: _Optional[bytes] = ..., content_json: _Optional[str] = ...) -> None: ...
 
 class SummarizeUsageRequest(_message.Message):
-    __slots__ = ("account_id", "all_accounts", "first_day", "last_day", "group_by", "page_size", "page_token")
+    __slots__ = ("account_id", "all_accounts", "first_day", "last_day", "group_by", "page_size", "page_token", "api_key_id")
     ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
     ALL_ACCOUNTS_FIELD_NUMBER: _ClassVar[int]
     FIRST_DAY_FIELD_NUMBER: _ClassVar[int]
@@ -298,6 +300,7 @@ class SummarizeUsageRequest(_message.Message):
     GROUP_BY_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    API_KEY_ID_FIELD_NUMBER: _ClassVar[int]
     account_id: str
     all_accounts: bool
     first_day: str
@@ -305,7 +308,8 @@ class SummarizeUsageRequest(_message.Message):
     group_by: _containers.RepeatedScalarFieldContainer[UsageDimension]
     page_size: int
     page_token: str
-    def __init__(self, account_id: _Optional[str] = ..., all_accounts: _Optional[bool] = ..., first_day: _Optional[str] = ..., last_day: _Optional[str] = ..., group_by: _Optional[_Iterable[_Union[UsageDimension, str]]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    api_key_id: str
+    def __init__(self, account_id: _Optional[str] = ..., all_accounts: _Optional[bool] = ..., first_day: _Optional[str] = ..., last_day: _Optional[str] = ..., group_by: _Optional[_Iterable[_Union[UsageDimension, str]]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., api_key_id: _Optional[str] = ...) -> None: ...
 
 class SummarizeUsageResponse(_message.Message):
     __slots__ = ("summaries", "next_page_token")

@@ -190,7 +190,7 @@ def make_guard(store: Store, authenticator: Authenticator, peppers: Peppers) -> 
     )
     accounts = AccountServicer(store, authenticator, ids, clock_us=clock_us, default_account_id=DEFAULT_ACCOUNT)
     limits = LimitServicer(store, authenticator, ids)
-    metering = MeteringServicer(store, store, store, ids, top_up_rules=TopUpRules())
+    metering = MeteringServicer(store, store, store, store, ids, top_up_rules=TopUpRules())
     payments = PaymentServicer(
         store,
         store,

@@ -199,3 +199,39 @@ async def test_a_key_below_sees_its_account_and_what_is_under_that(core, failure
     assert (await failure(core.metering.GetUsageRecord(request, metadata=team))).code is C.NOT_FOUND
     for account_id in ("org", "group"):
         assert (await failure(summarize(core, team, account_id=account_id))).code is C.NOT_FOUND
+
+
+async def test_lists_and_sums_of_one_key(core, key, failure) -> None:
+    """Of the account's own and those below it, page by page; for the operator of any; of another's there is none."""
+    await core.make_account("below", parent_id="team-a")
+    mine, below, other = [(await core.make_key(owner)).id for owner in ("team-a", "below", "default")]
+    await core.store.settle([settlement(n, "team-a", key_id=mine) for n in range(21, 24)])
+    await core.store.settle([settlement(25, "team-a", key_id=below), settlement(26, "default", key_id=other)])
+    today = datetime.now(UTC).date().isoformat()
+    for metadata in (key, core.operator):
+        for fields in ({"api_key_id": mine}, {"api_key_id": mine, "account_id": "team-a", "first_day": today}):
+            first = await listed(core, metadata, page_size=2, **fields)
+            last = await listed(core, metadata, page_size=2, page_token=first.next_page_token, **fields)
+            assert [int(each.request_id) for each in (*first.records, *last.records)] == [23, 22, 21]
+            assert not last.next_page_token
+            failed = await failure(
+                listed(core, metadata, page_token=first.next_page_token, **fields | {"api_key_id": below})
+            )
+            assert (failed.code, failed.param) == (C.INVALID_ARGUMENT, "page_token")
+            assert (await summarize(core, metadata, **fields)).summaries[0].request_count == 3
+        assert [record.api_key_id for record in (await listed(core, metadata, api_key_id=below)).records] == [below]
+    for fields in ({}, {"account_id": "default"}, {"all_accounts": True}):
+        assert len((await listed(core, core.operator, api_key_id=other, **fields)).records) == 1
+    for call in (summarize, listed):
+        for metadata, fields in (
+            (key, {"api_key_id": other}),
+            (key, {"api_key_id": "key_none"}),
+            (key, {"api_key_id": "% no id"}),
+            (core.operator, {"api_key_id": "key_none"}),
+            (core.operator, {"api_key_id": mine, "account_id": "default"}),
+            (core.operator, {"api_key_id": mine, "account_id": "below"}),
+        ):
+            failed = await failure(call(core, metadata, **fields))
+            assert (failed.code, failed.param) == (C.NOT_FOUND, "api_key_id")
+        failed = await failure(call(core, key, api_key_id=mine, account_id="default"))
+        assert (failed.code, failed.param) == (C.NOT_FOUND, "account_id")
