@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import socket
 from collections.abc import Callable
 
@@ -13,6 +14,8 @@ from edge.app import CHAT, WATCH
 from edge.connection import Connection
 from edge.request import take_short_way
 from edge.settings import EdgeSettings
+
+_LOGGER = logging.getLogger(__name__)
 
 BACKLOG = 4096
 """With the default, 256 clients connecting at once wait a second for their first token."""
@@ -61,7 +64,7 @@ class Door:
     ) -> None:
         listener.setblocking(False)
         self._loop, self._listener, self._connect = loop, listener, connect
-        self._entering: set[asyncio.Task[object]] = set()
+        self._entering: set[asyncio.Task[None]] = set()
 
     def let_in(self) -> Connection:
         """The protocol of a connection that the loop has accepted. Accepts those behind it as well."""
@@ -70,16 +73,28 @@ class Door:
                 accepted, _ = self._listener.accept()
             except OSError:  # mostly: nobody is there; what else is wrong the loop will meet itself
                 break
-            task = self._loop.create_task(self._loop.connect_accepted_socket(self._connect, accepted))
+            task = self._loop.create_task(self._enter(accepted))
             self._entering.add(task)
             task.add_done_callback(self._entering.discard)
         return self._connect()
+
+    async def _enter(self, accepted: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._connect, accepted)
+        except OSError as error:
+            accepted.close()
+            _LOGGER.debug("a client was gone before it was let in: %s", error)
+
+    async def closed(self) -> None:
+        """Wait until those who were let in are connections, which whoever stops can close."""
+        if self._entering:
+            await asyncio.wait(self._entering)
 
 
 class EdgeServer:
     """An edge that listens. Made by `start`."""
 
-    def __init__(self, runner: web.AppRunner, listener: asyncio.Server, url: str, port: int) -> None:
+    def __init__(self, runner: web.AppRunner, listener: asyncio.Server, door: Door, url: str, port: int) -> None:
         self.url = url
         self.port = port
         self.stopping = asyncio.Event()
@@ -88,6 +103,7 @@ class EdgeServer:
         self._watch = runner.app[WATCH]
         self._runner = runner
         self._listener = listener
+        self._door = door
         self._deadline_s = float("inf")
 
     @classmethod
@@ -116,14 +132,15 @@ class EdgeServer:
                 auto_decompress=False,
                 read_bufsize=READ_BUFFER_BYTES,
             )
-            listener = await loop.create_server(Door(loop, bound, connect).let_in, sock=bound, backlog=BACKLOG)
+            door = Door(loop, bound, connect)
+            listener = await loop.create_server(door.let_in, sock=bound, backlog=BACKLOG)
         except BaseException:
             bound.close()
             await runner.cleanup()
             raise
         app[WATCH].start()
         shown = f"[{host}]" if ":" in host else host
-        return cls(runner, listener, f"http://{shown}:{port}", port)
+        return cls(runner, listener, door, f"http://{shown}:{port}", port)
 
     def hasten(self, drain_s: float) -> None:
         """Be unready and refuse new requests from now on; those in flight have `drain_s` more, not longer."""
@@ -140,6 +157,7 @@ class EdgeServer:
         last_s = watch.clock_s() + LAST_WORDS_S
         await _while(lambda: watch.metrics.in_flight > 0 and watch.clock_s() < last_s)
         self._listener.close()
+        await self._door.closed()
         await self._runner.cleanup()
         await _while(lambda: len(watch.connections) > 0 and watch.clock_s() < last_s)
         watch.stop()
