@@ -51,7 +51,9 @@ _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 def parse_usage(raw: bytes | msgspec.Raw) -> TokenCounts | None:
     """The counts of a `usage` object; None when it lacks them, or they are negative or absurd.
 
-    An explicit 0 is 0. Cached and reasoning tokens beyond what they are part of are clamped to it.
+    An explicit 0 is 0. Cached and reasoning tokens beyond what they are part of are clamped to it; but reasoning that
+    an upstream counts in the total alone is output, and paid as such: xAI's
+    (https://docs.x.ai/docs/key-information/consumption-and-rate-limits), and Gemini's, which gives no details.
     """
     try:
         usage = _usage_decoder.decode(raw)
@@ -63,14 +65,19 @@ def parse_usage(raw: bytes | msgspec.Raw) -> TokenCounts | None:
     of_prompt = usage.prompt_tokens_details or _PromptDetails()
     of_completion = usage.completion_tokens_details or _CompletionDetails()
     cached = _part(of_prompt.cached_tokens, prompt)
-    total = usage.total_tokens
+    total, reasoning = usage.total_tokens, of_completion.reasoning_tokens
+    if total is None or not 0 <= total <= 2 * MAX_PLAUSIBLE_TOKENS:
+        total = prompt + completion
+    apart = total - prompt - completion
+    if apart > 0 and reasoning in (None, apart) and completion + apart <= MAX_PLAUSIBLE_TOKENS:
+        completion, reasoning = completion + apart, apart
     return TokenCounts(
         prompt=prompt,
         completion=completion,
-        total=total if total is not None and 0 <= total <= 2 * MAX_PLAUSIBLE_TOKENS else prompt + completion,
+        total=total,
         cached=cached,
         cache_write=_part(of_prompt.cache_write_tokens, prompt - cached),
-        reasoning=_part(of_completion.reasoning_tokens, completion),
+        reasoning=_part(reasoning, completion),
     )
 
 

@@ -67,6 +67,24 @@ def test_reasoning_is_clamped_to_the_completion() -> None:
 
 
 @pytest.mark.parametrize(
+    ("total", "details", "expected"),
+    [
+        (135, {"reasoning_tokens": 94}, (103, 94)),  # xAI
+        (135, None, (103, 94)),  # Gemini
+        (135, {}, (103, 94)),
+        (135, {"reasoning_tokens": 4}, (9, 4)),
+        (41, {"reasoning_tokens": 4}, (9, 4)),
+        (40, None, (9, 0)),
+    ],
+)
+def test_reasoning_that_only_the_total_counts_is_output(total: int, details: Any, expected: tuple[int, int]) -> None:
+    """What the total has beyond prompt and completion is reasoning, unless the details say that it is not."""
+    counted = parsed(prompt_tokens=32, completion_tokens=9, total_tokens=total, completion_tokens_details=details)
+    assert counted is not None
+    assert (counted.completion, counted.reasoning) == expected
+
+
+@pytest.mark.parametrize(
     "usage",
     [
         b"null",
