@@ -22,7 +22,7 @@ from core.errors import (
 from core.money.escrow import Escrow, Hold, OutOfFunds
 from core.money.funds import Chain, Funds, OverLimit
 from core.money.ledger import LedgerWriter
-from core.money.limit_texts import budget_text, owner_text, renewal_text
+from core.money.limit_texts import budget_text, none_text, owner_text, renewal_text
 from core.money.meter import Estimate
 from core.money.pricing import affordable_output_tokens, hold_nano_usd, usd_text
 from core.money.ratios import TextRatios
@@ -166,6 +166,8 @@ class Admission:
 
     def _refusal(self, model: Model, estimate: Estimate, funds: OutOfFunds, affordable: int) -> WorldRouterError:
         if isinstance(funds, OverLimit) and funds.limit.measure == "concurrency":
+            if funds.limit.amount == 0:
+                return RateLimited(none_text(funds.limit))
             return RateLimited(
                 f"{owner_text(funds.limit)} may run {funds.limit.amount} requests at once, and does.", retry_after_s=1
             )

@@ -23,6 +23,12 @@ def budget_text(limit: Limit) -> str:
     return f"The {_SPANS[limit.period]} of {owner}, {usd_text(limit.amount)} USD, is"
 
 
+def none_text(limit: Limit) -> str:
+    """A limit of 0, which no wait helps with."""
+    what = "requests at once" if limit.measure == "concurrency" else f"{limit.measure} per minute"
+    return f"{owner_text(limit)} has a limit of 0 {what}: it may use none."
+
+
 def renewal_text(purse: Purse) -> str:
     """When the limit starts anew, as a sentence after another; nothing if it never does."""
     if purse.ends_us is None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from core.errors import RateLimited, RequestTooLarge, ServiceUnavailable, WorldRouterError
-from core.money.limit_texts import owner_text
+from core.money.limit_texts import none_text, owner_text
 from core.rates.headers import duration, rate_headers
 from core.rates.share import Share, Waiter
 from storage.errors import StoreError
@@ -80,7 +80,7 @@ class Rates:
     async def admit(self, limits: Sequence[Limit], *, token_count: int, least_token_count: int) -> Passed | None:
         """Count a request and the tokens that it is expected to take in all limits per minute; None without any.
 
-        RateLimited when one has no room now, RequestTooLarge when `least_token_count` is more than one ever has: then
+        RateLimited when one has no room now (without a time to try again: it never has any), RequestTooLarge when `least_token_count` is more than one ever has: then
         it counts in none of them. ServiceUnavailable when the store does not answer.
         """
         now_s = self._clock()
@@ -95,6 +95,8 @@ class Rates:
                     need = _fitting(limit, token_count, least_token_count)
             else:
                 continue
+            if limit.amount == 0:
+                raise RateLimited(none_text(limit))
             share = self._share(limit, now_s)
             at_hand = at_hand and share.free >= need
             wanted.append((share, need))

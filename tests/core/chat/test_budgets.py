@@ -97,6 +97,15 @@ async def test_one_slot_lets_one_request_run(router: Any, model: str) -> None:
     await router.unary({"model": model}, policy=bound([SLOT]))
 
 
+async def test_no_slots_at_all_have_no_time_to_try_again(router: Any) -> None:
+    """A limit of 0 lets nothing through, however long one waits."""
+    none = Limit("lim_none", "a", "concurrency", "now", 0)
+    await router.store.set_limit(none)
+    with pytest.raises(RateLimited, match="Account a has a limit of 0 requests at once") as caught:
+        await router.unary({}, policy=bound([none]))
+    assert caught.value.retry_after_s is None
+
+
 async def test_a_slot_comes_back_whatever_happens(router: Any) -> None:
     """The upstream fails, the caller leaves before the first token or in the middle, nothing was ever sent."""
     await router.store.set_limit(SLOT)

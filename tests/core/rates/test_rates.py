@@ -105,6 +105,15 @@ async def test_a_burst_is_let_through_up_to_the_limit(cores: Cores, amount: int)
     assert await count(rates, limit(amount), amount + 20) == amount
 
 
+@pytest.mark.parametrize("measure", ["requests", "tokens"])
+async def test_a_limit_of_0_has_no_time_to_try_again(cores: Cores, measure: LimitMeasure) -> None:
+    """It lets nothing through, however long one waits; nor is the store asked."""
+    with pytest.raises(RateLimited, match="has a limit of 0") as caught:
+        await admit(cores.start(), limit(0, measure), tokens=5)
+    assert caught.value.retry_after_s is None
+    assert cores.asked == 0
+
+
 async def test_a_small_limit_is_exact_over_cores(cores: Cores) -> None:
     """None of them sets anything aside."""
     three = [cores.start() for _ in range(3)]
