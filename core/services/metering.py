@@ -8,7 +8,7 @@ from typing import Protocol
 from worldrouter.v1 import metering_pb2, metering_pb2_grpc
 
 from core.call import Role, current_call
-from core.errors import Conflict, Forbidden, InsufficientBalance, InvalidRequest
+from core.errors import Conflict, Forbidden, InsufficientBalance, InvalidRequest, NotFound
 from core.ids import IdSource
 from core.money.pricing import usd_text
 from core.money.top_ups import TopUpRules
@@ -99,7 +99,7 @@ class MeteringServicer(metering_pb2_grpc.MeteringServiceServicer):
                 once=once_required(request, request.idempotency_key),
             )
         except Missing as error:
-            raise fields.not_found("payment_id", payment_id) from error
+            raise NotFound(f"No payment {payment_id[:100]!r} was credited.", param="payment_id") from error
         except BeyondPayment as error:
             left = error.left_nano_usd
             message = f"No more than {left} nanodollars ({usd_text(left)} USD) are left of this payment."

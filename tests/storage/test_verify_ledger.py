@@ -148,6 +148,14 @@ def insert(lines: Lines) -> None:
     lines[-1]["entries"] += 1
 
 
+def repeat(lines: Lines) -> None:
+    again = {**entries(lines)[2], "position": 0, "hash": ""}
+    lines.insert(-1, again)
+    lines[-1]["entries"] += 1
+    account = next(line for line in lines if line.get("account_id") == "acc_1")
+    account["available_nano_usd"] -= again["entry"]["amount"]
+
+
 def enrich(lines: Lines) -> None:
     next(line for line in lines if line.get("account_id") == "acc_1")["available_nano_usd"] += 1
 
@@ -161,11 +169,12 @@ def enrich(lines: Lines) -> None:
         (insert, "is at position 3, not 4"),
         (edit("price_id", "price_2"), "at position 3 is not what was hashed"),
         (edit("debit_account", "house_fees"), "belongs in the chain of house_usage"),
+        (repeat, "has its usage twice"),
         (enrich, "its entries come to"),
         (lambda lines: lines.pop(), "it has no end"),
         (lambda lines: lines.pop(-2), "not as stated"),
     ],
-    ids=["amount", "dropped", "swapped", "inserted", "price", "owner", "balance", "end", "last"],
+    ids=["amount", "dropped", "swapped", "inserted", "price", "owner", "twice", "balance", "end", "last"],
 )
 @pytest.mark.parametrize("database_url", ["sqlite_url"], indirect=True)
 async def test_tampering_with_the_file_is_found(ids, export, verify, change, said) -> None:
