@@ -80,8 +80,9 @@ class Rates:
     async def admit(self, limits: Sequence[Limit], *, token_count: int, least_token_count: int) -> Passed | None:
         """Count a request and the tokens that it is expected to take in all limits per minute; None without any.
 
-        RateLimited when one has no room now (without a time to try again: it never has any), RequestTooLarge when `least_token_count` is more than one ever has: then
-        it counts in none of them. ServiceUnavailable when the store does not answer.
+        RateLimited when one has no room now, without a time to try again if it never has any; RequestTooLarge when
+        `least_token_count` is more than one ever has: then it counts in none of them. ServiceUnavailable when the
+        store does not answer.
         """
         now_s = self._clock()
         wanted: list[tuple[Share, int]] = []
