@@ -14,13 +14,16 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import NullPool, create_engine
+from sqlalchemy.exc import OperationalError
 
+from storage import postgres, postgres_backup
 from storage.errors import BackupFailed, BadBackup, NotEmpty, StoreUnavailable
 from storage.interfaces import Store
 from storage.migrate import migrate, upgrade
 from storage.records import Price
 from storage.restore import restore
 from storage.store import open_store
+from storage.url import parse
 
 
 @pytest.fixture(autouse=True)
@@ -226,6 +229,19 @@ async def test_without_pg_dump_the_message_says_so(fresh_postgres_url, tmp_path,
     await store.close()
 
 
+async def test_a_dump_of_an_older_schema_is_brought_up_to_date(postgres_url, reopen, tmp_path) -> None:
+    """In the place of one of this version's, of which no table stays."""
+    old, new = parse(postgres_url()), postgres_url()
+    async with postgres.exclusive(old) as connection:
+        await connection.run_sync(upgrade, "0001")
+    with (tmp_path / "old").open("wb") as file:
+        async for piece in postgres_backup.dump(old):
+            file.write(piece)
+    await migrate(new)
+    await restore(new, tmp_path / "old", replace=False)
+    assert await (await reopen(new)).roll_up_usage() == 0
+
+
 async def test_a_backup_of_an_older_schema_is_brought_up_to_date(reopen, tmp_path) -> None:
     """Restored, it has this version's schema."""
     old = tmp_path / "old.db"
@@ -234,6 +250,71 @@ async def test_a_backup_of_an_older_schema_is_brought_up_to_date(reopen, tmp_pat
     url = f"sqlite+aiosqlite:///{tmp_path / 'new.db'}"
     await restore(url, old, replace=False)
     assert await (await reopen(url)).roll_up_usage() == 0
+
+
+@pytest.fixture
+async def replaced(used, database_url, tmp_path) -> AsyncIterator[tuple[str, Path]]:
+    """A database on PostgreSQL and a backup of it that is older than its last entry; whatever a test does, the database
+    has that entry in the end and adds up."""
+    if database_url.startswith("sqlite"):
+        pytest.skip("a file is replaced at once")
+    file = await written(used, tmp_path / "backup")
+    await used.adjust(ref="later", account_id="acc_1", amount_nano_usd=1, note="")
+    await used.close()
+    yield database_url, file
+    store = await open_store(database_url)
+    try:
+        assert (await store.balance("acc_1")).balance_nano_usd == 801
+        assert (await store.audit()).deviations == []
+    finally:
+        await store.close()
+
+
+async def test_a_restore_that_the_database_refuses_changes_nothing(replaced, query) -> None:
+    """Here for a name that is taken, when all tables are there already and full."""
+    url, file = replaced
+    await query("ALTER INDEX ix_ledger_key RENAME TO ix_another")
+    await query("CREATE TABLE ix_ledger_key (id int)")
+    try:
+        with pytest.raises(BackupFailed, match="ix_ledger_key"):
+            await restore(url, file, replace=True)
+    finally:
+        await query("DROP TABLE ix_ledger_key")
+        await query("ALTER INDEX ix_another RENAME TO ix_ledger_key")
+
+
+@pytest.mark.parametrize("last", ["req_3", "CREATE INDEX ix_ledger_key"])
+async def test_a_backup_that_ends_too_soon_changes_nothing(replaced, tmp_path, monkeypatch, last) -> None:
+    """Among the rows of a table, or behind all of them."""
+    url, file = replaced
+    program = tmp_path / "pg_restore"
+    program.write_text(f"#!/bin/sh\n{shutil.which('pg_restore')} \"$@\" | sed '/{last}/q1'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(BadBackup, match="pg_restore failed"):
+        await restore(url, file, replace=True)
+
+
+async def test_a_restore_whose_schema_cannot_be_brought_up_to_date_changes_nothing(replaced, monkeypatch) -> None:
+    """It is one transaction with the restore."""
+    url, file = replaced
+
+    def fail(connection: object) -> None:
+        raise OperationalError("no", None, ValueError("no"))
+
+    monkeypatch.setattr("storage.restore.upgrade", fail)
+    with pytest.raises(StoreUnavailable):
+        await restore(url, file, replace=True)
+
+
+async def test_a_restore_keeps_every_character(used, elsewhere, reopen, settlement, tmp_path) -> None:
+    """Also those that a dump writes otherwise, and a value of more than what is read at a time."""
+    texts = ["\\.", "a\tb\nc\\.\n\\.", "\\N", "ü\u2028\r", "x" * 300_000]
+    await used.settle([settlement(f"text_{n}", "lease_1", 1, client_request_id=text) for n, text in enumerate(texts)])
+    await restore(elsewhere, await written(used, tmp_path / "backup"), replace=False)
+    restored = await reopen(elsewhere)
+    found = [await restored.usage_record(f"text_{number}") for number in range(len(texts))]
+    assert [record.settlement.client_request_id for record in found] == texts
 
 
 async def test_what_pg_dump_says_is_told(fresh_postgres_url, tmp_path, monkeypatch) -> None:
