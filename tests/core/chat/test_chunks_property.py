@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.chat.chunks import ChunkRewriter
+from core.chat.sse import SseDecoder
 from core.money.usage import TokenCounts
 
 ESTIMATE = TokenCounts(prompt=3, completion=4, total=7, estimated=True)
@@ -107,6 +108,7 @@ class Reference:
 
 # Streams as upstreams send them
 
+HUGE = "é\U0001f600" * 10_000
 TEXTS = (
     "",
     "a",
@@ -175,7 +177,7 @@ class Upstream:
     def delta(self, index: int) -> tuple[dict[str, Any] | None, list[str]]:
         if self.random.random() < 0.3:
             return self.tool_delta(self.calls[index])
-        text = self.random.choice(TEXTS)
+        text = HUGE if self.random.random() < 0.002 else self.random.choice(TEXTS)
         plain: list[dict[str, Any] | None] = [
             {"content": text},
             {"content": text},
@@ -238,12 +240,33 @@ def shuffled(found: dict[str, Any], style: Random) -> dict[str, Any]:
     return dict(style.sample(list(found.items()), len(found)))
 
 
+def sent(data: bytes, style: Random) -> bytes:
+    """The chunk as an event: as one is mostly sent, or as the standard allows."""
+    end = style.choice([b"\n"] * 6 + [b"\r\n", b"\r"])
+    before = style.choice([b""] * 8 + [b": ping" + end + end, b"event: x" + end, end])
+    return (
+        before + end.join(style.choice([b"data: ", b"data: ", b"data:"]) + line for line in data.split(b"\n")) + 2 * end
+    )
+
+
+def read_in_pieces(one: ChunkRewriter, stream: bytes, style: Random) -> list[Any]:
+    """What comes of the same stream however its reads are cut, in the middle of characters too."""
+    sse, out, longest = SseDecoder(), list[bytes](), style.choice([40, 700, 1 << 20])
+    while stream:
+        size = style.randrange(1, longest)
+        one.take(stream[:size], sse, out)
+        stream = stream[size:]
+    return [exact(each) for each in out]
+
+
 @pytest.mark.slow
 @given(st.integers(0, 2**32), st.booleans(), st.sampled_from(["compact", "compact", "spaced", "shuffled"]))
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=700, deadline=None)
 def test_the_fast_path_gives_what_plain_json_gives(seed: int, include_usage: bool, style_name: str) -> None:
-    """Any order of keys, spaces, escapes, changing heads, usage anywhere, several choices, all forms of tool call."""
+    """Any order of keys, spaces, escapes, changing heads, usage anywhere, several choices, all forms of tool call; in
+    reads that end anywhere."""
     style = Random(seed)
+    stream, passed, other = b"", list[Any](), rewriter(include_usage=include_usage)
     one, reference = rewriter(include_usage=include_usage), Reference(include_usage)
     last_usage: Any = None
     for found, calls in Upstream(seed).stream():
@@ -252,10 +275,14 @@ def test_the_fast_path_gives_what_plain_json_gives(seed: int, include_usage: boo
         data = written(found, style, style_name == "spaced").encode()
         out: list[bytes] = []
         one.push(data, out)
-        assert [exact(each) for each in out] == reference.push(data, calls)
+        passed += (wanted := reference.push(data, calls))
+        assert [exact(each) for each in out] == wanted
+        stream += sent(data, style)
         assert all(b"\n" not in each for each in out)
         last_usage = found.get("usage") or last_usage
     one.push(b"[DONE]", out)
+    assert read_in_pieces(other, stream + b"data: [DONE]\n\n", style) == passed
+    assert other.finish(other.usage or ESTIMATE) == one.finish(one.usage or ESTIMATE)
     last = [exact(each) for each in one.finish(one.usage or ESTIMATE)]
     assert last[: len(reference.held)] == reference.held
     assert one.reasons() == tuple(reason for _, reason in sorted(reference.reasons.items()))
