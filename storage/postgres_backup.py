@@ -77,7 +77,7 @@ async def fill(connection: AsyncConnection, backup: Path, url: URL) -> None:
         try:
             try:
                 await _Script(process.stdout).run(driver)
-            except DRIVER_FAILURES as error:
+            except (*DRIVER_FAILURES, UnicodeError) as error:
                 refused = error
             # Who reads to the end of half a script is refused for that.
             if process.stdout.at_eof() and await process.wait():
