@@ -26,6 +26,7 @@ PURE = frozenset(
         "core.chat.halves",
         "core.chat.counting",
         "core.chat.dispatch",
+        "core.chat.ending",
         "core.chat.envelope",
         "core.chat.frame",
         "core.money.auditor",

@@ -14,26 +14,32 @@ from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Self
 
-from core.access_log import AccessRecord
 from core.call import Call, Policy
 from core.catalog import Endpoint, Model
 from core.chat.admission import Reserved
 from core.chat.answers import Answer, read_answer
 from core.chat.chunks import ChunkRewriter
-from core.chat.counting import Counting
 from core.chat.dispatch import Dispatch
+from core.chat.ending import (
+    access_record,
+    counting_of,
+    outcome_of,
+    produced_bytes,
+    produced_tokens,
+    reason_of,
+    status_of,
+)
 from core.chat.envelope import Envelope, read_envelope
 from core.chat.sse import SseDecoder
 from core.errors import (
-    InternalError,
     InvalidRequest,
     RateLimited,
     UpstreamFailed,
     UpstreamTimeout,
     WorldRouterError,
 )
-from core.money.meter import FREE_STATUSES, Meter, Outcome, Status
-from core.money.usage import NO_TOKENS, TokenCounts
+from core.money.meter import Meter, Status
+from core.money.usage import NO_TOKENS
 from core.rates.rates import Passed
 
 if TYPE_CHECKING:
@@ -58,30 +64,31 @@ class Exchange:
     """One chat request. `id`, `model`, `dispatch` and `created_s` say who answers, `tokens` what it came to.
 
     `streams`: whether its answer is streamed. Until it is admitted that is not known of one that is given None for it.
+    The rest of what is public is for `ending` to read.
     """
 
     def __init__(self, pipeline: Pipeline, call: Call, body: bytes, *, stream: bool | None) -> None:
-        self._pipeline = pipeline
+        self.pipeline = pipeline
         self._offer = pipeline.offer
         self._as_body_asks = stream is None
         self.streams = bool(stream)
         self._body = body
-        self._received_s = pipeline.clock()
+        self.received_s = pipeline.clock()
         self._cut: tuple[Status, WorldRouterError] | None = None
         self._cut_s = 0.0
         self._task: asyncio.Task[object] | None = None
         self._drained_by_s = math.inf
-        self._first_token_s: float | None = None
+        self.first_token_s: float | None = None
         self._lowered: int | None = None
-        self._most_output = 0
+        self.most_output = 0
         self._failure: UpstreamFailed | None = None
         self._passed: Passed | None = None
-        self._meter: Meter | None = None
-        self._answer: Answer | None = None
+        self.meter: Meter | None = None
+        self.answer: Answer | None = None
         self._pieces: list[bytes] = []
         self._sse = SseDecoder()
-        self._rewriter: ChunkRewriter | None = None
-        self._envelope: Envelope | None = None
+        self.rewriter: ChunkRewriter | None = None
+        self.envelope: Envelope | None = None
         self.call = call
         self.id = f"chatcmpl-{call.request_id}"
         self.created_s = int(pipeline.wall_clock())
@@ -94,12 +101,12 @@ class Exchange:
 
     async def admit(self) -> None:
         """Validate the request and hold its money; nothing has been sent to an upstream yet."""
-        pipeline = self._pipeline
+        pipeline = self.pipeline
         pipeline.admission.refuse_if_closed()
         pipeline.admission.refuse_too_large(self._body)
         if len(self._body) >= LARGE_BODY_BYTES:
             await pipeline.turn()
-        envelope = self._envelope = read_envelope(self._body)
+        envelope = self.envelope = read_envelope(self._body)
         self._body = b""
         if self._as_body_asks:
             self.streams = envelope.stream
@@ -114,8 +121,8 @@ class Exchange:
         else:
             reserved = await self._reserve_under(caller.policy, envelope, model)
         self._lowered = reserved.lowered
-        self._most_output = reserved.estimate.output_tokens
-        self._meter = Meter(
+        self.most_output = reserved.estimate.output_tokens
+        self.meter = Meter(
             call=self.call,
             model=model,
             streamed=self.streams,
@@ -139,15 +146,15 @@ class Exchange:
 
     async def _reserve_under(self, policy: Policy, envelope: Envelope, model: Model) -> Reserved:
         """Count the request in its limits per minute, then hold its money."""
-        caller, admission = self.call.caller, self._pipeline.admission
+        caller, admission = self.call.caller, self.pipeline.admission
         self._passed = await admission.count(policy, envelope, model)
         return await admission.reserve(caller, envelope, model)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Initial metadata of the answer, sent just before the upstream is called."""
         found = [("x-request-id", self.call.request_id)]
-        if self._envelope is not None and self._envelope.ignored:
-            found.append(("x-worldrouter-ignored", ",".join(self._envelope.ignored)))
+        if self.envelope is not None and self.envelope.ignored:
+            found.append(("x-worldrouter-ignored", ",".join(self.envelope.ignored)))
         if self._lowered is not None:
             found.append(("x-worldrouter-max-tokens", str(self._lowered)))
         if self._passed is not None:
@@ -159,9 +166,9 @@ class Exchange:
     async def complete(self) -> bytes:
         """Call the upstream and return its whole answer, charged."""
         dispatch, model = self._admitted()
-        answer = self._answer = await dispatch.first(self._read_whole)
+        answer = self.answer = await dispatch.first(self._read_whole)
         self.finish_reasons = answer.finish_reasons
-        self.tokens = answer.usage or self._counting().estimated(answer.text_bytes)
+        self.tokens = answer.usage or counting_of(self).estimated(answer.text_bytes)
         body = answer.body(completion_id=self.id, model=model.id, created_s=self.created_s, estimate=self.tokens)
         await self._settle()
         return body
@@ -177,14 +184,14 @@ class Exchange:
                 if size > MAX_ANSWER_BYTES:
                     raise UpstreamFailed("The upstream's answer is too large.")
                 if size >= LARGE_PIECE_BYTES:
-                    await self._pipeline.turn()
+                    await self.pipeline.turn()
         except WorldRouterError:
             self._pieces = []
-            self._pipeline.is_untidy = self._pipeline.is_untidy or size >= UNTIDY_BYTES
+            self.pipeline.is_untidy = self.pipeline.is_untidy or size >= UNTIDY_BYTES
             raise
         self._pieces = []
         answer = read_answer(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        self._first_token_s = self._pipeline.clock()
+        self.first_token_s = self.pipeline.clock()
         return answer
 
     # A streamed answer
@@ -193,7 +200,7 @@ class Exchange:
         """Call the upstream and return its first chunks, at least one unless the answer is complete at once."""
         dispatch, _ = self._admitted()
         chunks = await dispatch.first(self._first_chunks)
-        self._first_token_s = self._pipeline.clock()
+        self.first_token_s = self.pipeline.clock()
         return chunks
 
     async def _first_chunks(self) -> list[bytes]:
@@ -203,26 +210,26 @@ class Exchange:
             if not chunks:
                 rewriter.check_complete()
         except WorldRouterError:
-            self._rewriter = None
+            self.rewriter = None
             raise
         return chunks
 
     def _begin_stream(self) -> ChunkRewriter:
-        assert self._envelope is not None
+        assert self.envelope is not None
         assert self.model is not None
         self._sse = SseDecoder()
-        self._rewriter = ChunkRewriter(
+        self.rewriter = ChunkRewriter(
             completion_id=self.id,
             model=self.model.id,
             created_s=self.created_s,
-            include_usage=self._envelope.include_usage,
+            include_usage=self.envelope.include_usage,
         )
-        return self._rewriter
+        return self.rewriter
 
     def read(self) -> Coroutine[None, None, list[bytes]]:
         """The chunks of the next read that has any; none when `finish` is due."""
-        assert self._rewriter is not None
-        return self._read_chunks(self._rewriter, first=False)
+        assert self.rewriter is not None
+        return self._read_chunks(self.rewriter, first=False)
 
     async def _read_chunks(self, rewriter: ChunkRewriter, *, first: bool) -> list[bytes]:
         dispatch = self.dispatch
@@ -233,11 +240,11 @@ class Exchange:
                 raise self._failure
             data = await dispatch.read(first=first)
             if len(data) >= LARGE_PIECE_BYTES:
-                await self._pipeline.turn()
+                await self.pipeline.turn()
             try:
                 rewriter.take(data, self._sse, chunks)
             except UpstreamFailed as failure:
-                self._pipeline.is_untidy = True
+                self.pipeline.is_untidy = True
                 if first or not chunks:
                     raise
                 self._failure = failure  # what came before it is passed on
@@ -247,11 +254,11 @@ class Exchange:
 
     async def finish(self) -> list[bytes]:
         """The last chunks of a complete stream, after its charge is committed."""
-        rewriter = self._rewriter
+        rewriter = self.rewriter
         assert rewriter is not None
         if self._cut is not None:
             raise self._cut[1]
-        self.tokens = self._counting().of_stream(rewriter)
+        self.tokens = counting_of(self).of_stream(rewriter)
         last = rewriter.finish(self.tokens)
         self.finish_reasons = rewriter.reasons()
         await self._settle()
@@ -263,12 +270,12 @@ class Exchange:
         """End the exchange from outside: the handler's pending or next wait raises this."""
         if self._cut is None:
             self._cut = (status, error)
-            self._cut_s = self._pipeline.clock()
+            self._cut_s = self.pipeline.clock()
         if self.dispatch is not None:
             self.dispatch.fail(error)
 
     def __enter__(self) -> Self:
-        self._task = self._pipeline.current_task()
+        self._task = self.pipeline.current_task()
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
@@ -278,13 +285,14 @@ class Exchange:
         if error is not None:
             if isinstance(error, RateLimited) and self._passed is not None:
                 error.left = self._passed.headers()  # for too many at once, or an upstream's limit, as well
-            client_gone = isinstance(error, self._pipeline.client_gone)
-            if client_gone and self._is_drainable() and self._pipeline.drain_answer(self):
+            client_gone = isinstance(error, self.pipeline.client_gone)
+            if client_gone and self._is_drainable() and self.pipeline.drain_answer(self):
                 return
-            reason = "" if client_gone else _reason_of(error)
+            reason = "" if client_gone else reason_of(error)
             self._watch_charge()
-        self._end(self._status_of(error, client_gone=client_gone), reason)
-        self._pipeline.closed(self, self._record("client_gone" if client_gone else "refused", reason))
+        status = self._cut[0] if self._cut is not None else status_of(error, client_gone=client_gone)
+        self._end(status, reason)
+        self.pipeline.closed(self, access_record(self, "client_gone" if client_gone else "refused", reason))
 
     def _is_drainable(self) -> bool:
         """Whether an upstream whose policy is to drain is at work on the answer."""
@@ -300,7 +308,7 @@ class Exchange:
 
         What does not end in time, or is ended from outside, is estimated. Raises nothing.
         """
-        self._drained_by_s = self._pipeline.clock() + MAX_DRAIN_S
+        self._drained_by_s = self.pipeline.clock() + MAX_DRAIN_S
         status: Status = "client_gone"
         produced = status
         try:
@@ -314,19 +322,19 @@ class Exchange:
         finally:
             self._watch_charge()
             self._end(status, "", produced)
-            self._pipeline.closed(self, self._record(status, ""))
+            self.pipeline.closed(self, access_record(self, status, ""))
 
     async def _read_on(self) -> None:
         dispatch, _ = self._admitted()
         await dispatch.resume()
         if not self.streams:
-            self._answer = await self._read_whole()
-            self.finish_reasons = self._answer.finish_reasons
+            self.answer = await self._read_whole()
+            self.finish_reasons = self.answer.finish_reasons
             return
-        rewriter = self._rewriter or self._begin_stream()
-        while await self._read_chunks(rewriter, first=self._first_token_s is None):
-            if self._first_token_s is None:
-                self._first_token_s = self._pipeline.clock()
+        rewriter = self.rewriter or self._begin_stream()
+        while await self._read_chunks(rewriter, first=self.first_token_s is None):
+            if self.first_token_s is None:
+                self.first_token_s = self.pipeline.clock()
         rewriter.check_complete()
         self.finish_reasons = rewriter.reasons()
 
@@ -347,11 +355,11 @@ class Exchange:
 
     def _is_settled(self) -> bool:
         """Whether the end is decided, and the charge on its way."""
-        return self._meter is None or self._meter.committed is not None
+        return self.meter is None or self.meter.committed is not None
 
     def _is_settling(self) -> bool:
         """Whether a complete answer waits for its commit: it is charged, so it must reach its caller if it can."""
-        committed = self._meter.committed if self._meter is not None else None
+        committed = self.meter.committed if self.meter is not None else None
         return committed is not None and not committed.done()
 
     def abandon(self) -> None:
@@ -362,18 +370,18 @@ class Exchange:
 
     def _watch_charge(self) -> None:
         """What is told of the exchange at its end is told before its commit, which may come to another charge."""
-        if self._meter is not None:
-            self._meter.on_changed = self._pipeline.observe_changed
+        if self.meter is not None:
+            self.meter.on_changed = self.pipeline.observe_changed
 
     def _end(self, status: Status, reason: str, produced: Status | None = None) -> None:
         """End here, if this was not decided before; `produced` says whose rule decides what is charged, if another."""
         if self.dispatch is not None:
             self.dispatch.close()
         self._pieces = []
-        if self._meter is not None and self._meter.committed is None:
-            self.tokens = self._produced(produced or status)
+        if self.meter is not None and self.meter.committed is None:
+            self.tokens = produced_tokens(self, produced or status)
             # Nobody waits for the commit, so the charge is not given up however long it takes.
-            self._meter.finish(self._outcome(status, reason)).cancel()
+            self.meter.finish(outcome_of(self, status, reason)).cancel()
         passed, self._passed = self._passed, None
         if passed is not None:
             passed.ended(self._counted_tokens())
@@ -381,19 +389,19 @@ class Exchange:
     def _counted_tokens(self) -> int:
         """What tokens per minute are charged; what no upstream can have counted is not believed."""
         tokens = self.tokens
-        if self._meter is None:
+        if self.meter is None:
             return 0
-        return self._meter.plausible(tokens.prompt + tokens.completion)
+        return self.meter.plausible(tokens.prompt + tokens.completion)
 
     async def _settle(self) -> None:
         """Charge a complete answer. The upstream may end its connection properly meanwhile, which saves a new one."""
         dispatch, model = self._admitted()
-        assert self._meter is not None
-        committed = self._meter.finish(self._outcome("complete", ""))
-        if self._meter.is_telling(self.tokens) and self._envelope is not None:
-            self._pipeline.ratios.of(model.id).learn(
-                text_bytes=0 if self._envelope.media else self._envelope.text_bytes,
-                output_bytes=self._produced_bytes(),
+        assert self.meter is not None
+        committed = self.meter.finish(outcome_of(self, "complete", ""))
+        if self.meter.is_telling(self.tokens) and self.envelope is not None:
+            self.pipeline.ratios.of(model.id).learn(
+                text_bytes=0 if self.envelope.media else self.envelope.text_bytes,
+                output_bytes=produced_bytes(self),
                 tokens=self.tokens,
             )
         await committed
@@ -404,109 +412,16 @@ class Exchange:
         assert self.model is not None
         return self.dispatch, self.model
 
-    def _status_of(self, error: BaseException | None, *, client_gone: bool) -> Status:
-        if self._cut is not None:
-            return self._cut[0]
-        if client_gone:
-            return "client_gone"
-        if isinstance(error, UpstreamTimeout):
-            return "timeout"
-        return "upstream_failed" if isinstance(error, WorldRouterError) else "internal_error"
-
-    def _produced_bytes(self) -> int:
-        if self._answer is not None:
-            return self._answer.text_bytes
-        return self._rewriter.text_bytes if self._rewriter is not None else 0
-
-    def _produced(self, status: Status) -> TokenCounts:
-        """What an answer that was not completed is charged: nothing before the upstream took the request.
-
-        A failure of the upstream, or the end of this process, before the first token is free; a caller that goes
-        away pays for the input. What the upstream reported before the end is counted, what came later estimated.
-        """
-        if self.dispatch is None or not self.dispatch.taken or status in FREE_STATUSES:
-            return NO_TOKENS
-        if self._first_token_s is None and status not in ("client_gone", "revoked"):
-            return NO_TOKENS
-        counting = self._counting()
-        if self._rewriter is not None:
-            return counting.of_stream(self._rewriter)
-        if self._answer is not None and self._answer.usage is not None:
-            return self._answer.usage
-        return counting.estimated(self._produced_bytes())
-
-    def _counting(self) -> Counting:
-        model, envelope = self.model, self._envelope
-        assert model is not None
-        assert envelope is not None
-        ratio = self._pipeline.ratios.of(model.id)
-        return Counting(ratio, envelope.text_bytes, envelope.media * model.max_image_tokens, self._most_output)
-
-    def _outcome(self, status: Status, reason: str) -> Outcome:
-        dispatch, _ = self._admitted()
-        return Outcome(
-            status=status,
-            tokens=self.tokens,
-            endpoint=dispatch.endpoint.name if dispatch.endpoint is not None else "",
-            attempts=dispatch.attempts,
-            ttft_ms=self._ttft_ms(),
-            duration_ms=self._elapsed_ms(),
-            finish_reason=self.finish_reasons[0] if self.finish_reasons else "",
-            error_reason=reason,
-        )
-
-    def _ttft_ms(self) -> int | None:
-        return None if self._first_token_s is None else int((self._first_token_s - self._received_s) * 1_000)
-
-    def _elapsed_ms(self) -> int:
-        return int((self._pipeline.clock() - self._received_s) * 1_000)
-
     @property
     def cost_nano_usd(self) -> int:
         """The charge, 0 before it is known."""
-        settlement = self._meter.settlement if self._meter is not None else None
+        settlement = self.meter.settlement if self.meter is not None else None
         return settlement.amount_nano_usd if settlement is not None else 0
 
     def overhead_us(self) -> int:
         """Time spent in this core rather than in an upstream until now, in microseconds."""
         waited_s = self.dispatch.waited_s if self.dispatch is not None else 0.0
-        return int((self._pipeline.clock() - self._received_s - waited_s) * 1_000_000)
-
-    def _record(self, unsettled: str, reason: str) -> AccessRecord:
-        """The line of the access log; `unsettled` is the status of a request that never had a meter."""
-        dispatch, settlement = self.dispatch, self._meter.settlement if self._meter is not None else None
-        endpoint = dispatch.endpoint if dispatch is not None else None
-        call, tokens = self.call, self.tokens
-        # In the order of the fields: given by their names, so many take msgspec ten times as long.
-        return AccessRecord(
-            self._pipeline.wall_clock(),
-            call.request_id,
-            "chat",
-            settlement.status if settlement is not None else unsettled,
-            self.model.id if self.model is not None else "",
-            endpoint.name if endpoint is not None else "",
-            endpoint.provider if endpoint is not None else "",
-            call.caller.payer_id,
-            call.caller.key_id or "",
-            call.client_request_id,
-            reason,
-            self.finish_reasons[0] if self.finish_reasons else "",
-            self.streams,
-            tokens.prompt,
-            tokens.cached,
-            tokens.completion,
-            tokens.estimated,
-            settlement.amount_nano_usd if settlement is not None else 0,
-            settlement.shortfall_nano_usd if settlement is not None else 0,
-            dispatch.attempts if dispatch is not None else 0,
-            self._ttft_ms(),
-            self._elapsed_ms(),
-            self.overhead_us() / 1_000,
-        )
-
-
-def _reason_of(error: BaseException) -> str:
-    return error.reason if isinstance(error, WorldRouterError) else InternalError.reason
+        return int((self.pipeline.clock() - self.received_s - waited_s) * 1_000_000)
 
 
 def _upstream_body(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from core.chat.ending import produced_bytes
 from core.chat.exchange import MAX_DRAIN_S
 from core.chat.pipeline import MAX_DRAINS
 
@@ -217,7 +218,7 @@ async def test_the_text_that_is_read_on_is_not_kept(router: Any) -> None:
     gc.collect()
     tracemalloc.start()
     (exchange,) = router.pipeline._running
-    await router.until(lambda: exchange._produced_bytes() >= 9_800_000)
+    await router.until(lambda: produced_bytes(exchange) >= 9_800_000)
     gc.collect()
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
