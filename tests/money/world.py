@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from dataclasses import dataclass, field
 from typing import Any
 
 from core.call import Call, Caller, Role
-from core.catalog import Model, price_of
 from core.errors import ServiceUnavailable
 from core.money.escrow import Escrow, EscrowSettings, Hold, OutOfFunds
 from core.money.funds import Chain, Funds, OverLimit
@@ -20,10 +18,12 @@ from core.money.meter import Estimate, Meter, Outcome
 from core.money.usage import TokenCounts
 from storage.errors import Duplicate, IdempotencyConflict, StoreError
 from storage.limit_records import Limit, is_purse
-from storage.records import Once, Settlement
+from storage.records import Once
+from tests.money.actors import MODEL, Core, Request
 from tests.money.backends import Backend
-from tests.money.books import Books, Violation
+from tests.money.books import Violation
 from tests.money.line import Line
+from tests.money.truths import check_books, check_budget, check_settled
 
 TTL_S = 30.0
 SETTLE_TIMEOUT_S = 5.0
@@ -33,73 +33,6 @@ ACCOUNTS = ("acc_a", "acc_b")
 SLACK_TOKENS = 40
 END_SKEW_S = 1_000_000.0
 """Where a clock that was set back and forth ends: later than any lease of a core that died meanwhile."""
-REFUSED = (OutOfFunds, ServiceUnavailable, TimeoutError)
-
-MODEL = Model(
-    id="m",
-    display_name="m",
-    owned_by="o",
-    created_s=0,
-    max_output_tokens=100,
-    context_tokens=0,
-    # A token costs a nanodollar.
-    price=price_of("m", input_pico_usd=0, output_pico_usd=1_000, cache_read_pico_usd=0, cache_write_pico_usd=0),
-    public=True,
-    streaming=True,
-    max_image_tokens=0,
-    first_token_timeout_s=None,
-    endpoints=(),
-)
-
-
-@dataclass
-class Core:
-    """A process: its line, its money, its writer.
-
-    `renewed_s` is when its last good renewal began, `closed` are leases that it has known since then to be closed.
-    """
-
-    id: str
-    line: Line
-    escrow: Escrow
-    funds: Funds
-    ledger: LedgerWriter
-    renewed_s: float
-    closed: set[str] = field(default_factory=set)
-    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
-    admissions: list[asyncio.Task[None]] = field(default_factory=list)
-    maintenance: asyncio.Task[None] | None = None
-    alive: bool = True
-    stopping: bool = False
-
-    @property
-    def runs(self) -> bool:
-        return self.alive and self.line.frozen is None
-
-
-@dataclass
-class Request:
-    """What a customer asked. `answer` is what became of it: "done", "failed" or "gone"."""
-
-    id: str
-    core: Core
-    meter: Meter
-    hold: Hold
-    chain: Chain | None = None
-    cost: int = 0
-    finished_s: float | None = None
-    future: asyncio.Future[None] | None = None
-    answer: str = ""
-
-    @property
-    def holds(self) -> tuple[Hold, ...]:
-        """Of its money, of budgets and of slots."""
-        return (self.hold,) if self.chain is None else (self.hold, *self.chain.budgets, *self.chain.slots)
-
-    @property
-    def settlement(self) -> Settlement:
-        assert self.meter.settlement is not None
-        return self.meter.settlement
 
 
 class World:
@@ -238,27 +171,7 @@ class World:
             if each.lease.id in core.closed:
                 self.violations.append(Violation(f"{request_id} was admitted on {each.lease.id}, long closed"))
         if chain is not None and limits is not None and limits is self.limits.get(hold.account_id):
-            self._check_budget(request_id, chain, limits[0].amount)
-
-    def _check_budget(self, request_id: str, chain: Chain, amount: int) -> None:
-        """Nobody is admitted beyond a budget as it is now, though it was lowered under running requests. What is not
-        sure to count is left out: of cores that may have lost their leases, and of charges that nobody was told."""
-        if self.backend.skew_s:
-            return
-        for budget in chain.budgets:
-            total = 0
-            for request in self.requests:
-                holds = request.chain.budgets if request.chain is not None else ()
-                for hold in holds:
-                    if hold.account_id != budget.account_id:
-                        continue
-                    if request.answer == "done":
-                        total += request.settlement.amount_nano_usd
-                    elif request.finished_s is None and request.core.runs and not hold.lease.lost:
-                        is_fresh = self.loop.now_s - request.core.renewed_s < TTL_S / 2
-                        total += hold.amount_nano_usd if is_fresh else 0
-            if total > amount:
-                self.violations.append(Violation(f"{request_id} was admitted: {total} of a budget of {amount}"))
+            check_budget(self, request_id, chain, limits[0].amount)
 
     def _closing(self, lease_id: str) -> None:
         """A core closes no lease that its own requests hold money of, unless it has lost it already."""
@@ -464,65 +377,7 @@ class World:
         if self.violations:
             raise self.violations[0]
         books = await self.backend.books()
-        books.check()
-        usage = books.usage()
-        unsettled: dict[str, int] = {}
-        waiting: dict[str, int] = {}
-        for request in self.requests:
-            row = usage.get(request.id)
-            if row is not None:
-                _check_row(request, row.amount, row.shortfall, row.status)
-            elif request.answer == "done":
-                raise Violation(f"{request.id} is complete without its row")
-            if not request.core.alive or row is not None:
-                continue
-            if request.finished_s is not None:
-                waiting[request.core.id] = waiting.get(request.core.id, 0) + 1
-            for hold in request.holds:
-                if request.finished_s is None:
-                    of_lease = hold.amount_nano_usd
-                elif request.chain is not None and hold in request.chain.slots:
-                    continue
-                else:
-                    of_lease = request.settlement.amount_nano_usd
-                unsettled[hold.lease.id] = unsettled.get(hold.lease.id, 0) + of_lease
-        for core in self.cores:
-            if core.alive and waiting.get(core.id, 0) > core.ledger.depth:
-                raise Violation(f"{core.id} has forgotten settlements")
-        self._check_leases(books, unsettled)
-        self._check_purses(books)
-        for payment, amount in self.payments.items():
-            entered = [row.amount for row in books.rows if (row.ref, row.kind) == (payment, "topup")]
-            if entered != [amount]:
-                raise Violation(f"{payment} of {amount} was credited as {entered}")
-
-    def _check_leases(self, books: Books, unsettled: dict[str, int]) -> None:
-        for lease_id, amount in unsettled.items():
-            lease = books.leases.get(lease_id)
-            if lease is None:
-                raise Violation(f"{amount} held of {lease_id}, which does not exist")
-            purse = books.purses.get(lease.account_id)
-            if purse is not None and purse.limit_id.endswith("_now") and purse.limit_id in self.lowered:
-                continue  # slots beyond what there are now are given back before their requests end
-            if lease.active and amount > lease.granted - lease.spent:
-                raise Violation(f"{amount} held of {lease_id}, which has {lease.granted - lease.spent} left")
-
-    def _check_purses(self, books: Books) -> None:
-        """Every charge, and nothing else, is in the purses of its request, and none allows more than its amount."""
-        charged = dict.fromkeys(books.purses, 0)
-        usage = books.usage()
-        refunds = {row.ref: row.amount for row in books.rows if row.kind == "adjust"}
-        for request in self.requests:
-            row = usage.get(request.id)
-            for hold in request.chain.budgets if row is not None and request.chain is not None else ():
-                assert row is not None
-                charged[hold.account_id] += row.amount - refunds.get(f"refund-{request.id}", 0)
-        for purse_id, spent in books.spent_of_purses().items():
-            purse = books.purses[purse_id]
-            if spent != charged[purse_id]:
-                raise Violation(f"{purse_id} has {spent} spent, and {charged[purse_id]} was charged to it")
-            if purse.available < 0 and purse.limit_id not in self.lowered:
-                raise Violation(f"{purse_id} allowed more than there is: {purse.available}")
+        check_books(self, books)
 
     # The end
 
@@ -545,7 +400,7 @@ class World:
         await self._maintain_all()
         await self.check()
         books = await self.backend.books()
-        self._check_settled(books)
+        check_settled(self, books)
         for core in self.cores:
             self.stop(core)
         await self.calm(0)
@@ -597,20 +452,6 @@ class World:
             self.finish(self.requests[-1], whole // 2, "complete")
             await self.calm(0)
 
-    def _check_settled(self, books: Books) -> None:
-        usage = books.usage()
-        refunds = {row.ref: row.amount for row in books.rows if row.kind == "adjust"}
-        for request in self.requests:
-            if not request.core.alive:
-                continue
-            row = usage.get(request.id)
-            if row is None or request.answer == "":
-                raise Violation(f"{request.id} was never settled")
-            if request.answer == "failed" and row.amount != refunds.get(f"refund-{request.id}", 0):
-                raise Violation(f"{request.id} failed, and was charged")
-            if request.answer != "failed" and f"refund-{request.id}" in refunds:
-                raise Violation(f"{request.id} was given back without a reason")
-
     async def close(self) -> None:
         """End all tasks."""
         for core in self.cores:
@@ -631,17 +472,3 @@ def _outcome(how: str, tokens: int) -> Outcome:
         ttft_ms=1,
         duration_ms=2,
     )
-
-
-def _check_row(request: Request, amount: int, shortfall: int, status: str) -> None:
-    """Charge and shortfall are the cost, unless the charge was given up: then nothing."""
-    if request.finished_s is None:
-        raise Violation(f"{request.id} was charged before its end")
-    given_up = request.answer == "failed" and (amount, shortfall, status) == (0, 0, "internal_error")
-    if amount + shortfall != request.cost and not given_up:
-        raise Violation(f"{request.id} cost {request.cost} and was charged {amount}, short of {shortfall}")
-    if request.answer == "done" and status != "complete":
-        raise Violation(f"{request.id} is complete, and its row says {status}")
-    told = (request.settlement.amount_nano_usd, request.settlement.shortfall_nano_usd)
-    if request.answer == "done" and told != (amount, shortfall):
-        raise Violation(f"{request.id} was told {told}, and was charged {amount}, short of {shortfall}")
