@@ -131,7 +131,7 @@ class Pipeline:
         """End the running requests of a key that is not valid any more."""
         for exchange in tuple(self._running):
             if exchange.call.caller.key_id == key_id:
-                exchange.cut("revoked", InvalidApiKey("The API key was revoked."))
+                exchange.cut("revoked", InvalidApiKey("The API key is not valid any more."))
 
     async def drain(self, left_s: Callable[[], float], *, last_words_s: float) -> None:
         """Admit nothing more and wait for what runs while time is left; then cut the rest, and wait for that.

@@ -128,7 +128,7 @@ async def test_a_revoked_key_ends_what_runs(router: Any, script: Any, stream: bo
     await router.running()
     assert not task.done()
     router.pipeline.cut_key("key_1")
-    with pytest.raises(errors.InvalidApiKey, match="revoked"):
+    with pytest.raises(errors.InvalidApiKey, match="not valid any more"):
         await task
     row = await router.row()
     assert (row["status"], row["error_reason"]) == ("revoked", "INVALID_API_KEY")
