@@ -222,6 +222,8 @@ async def test_lists_and_sums_of_one_key(core, key, failure) -> None:
         assert [record.api_key_id for record in (await listed(core, metadata, api_key_id=below)).records] == [below]
     for fields in ({}, {"account_id": "default"}, {"all_accounts": True}):
         assert len((await listed(core, core.operator, api_key_id=other, **fields)).records) == 1
+    unused = (await core.make_key("below")).id
+    assert list((await listed(core, key, api_key_id=unused)).records) == []
     for call in (summarize, listed):
         for metadata, fields in (
             (key, {"api_key_id": other}),
