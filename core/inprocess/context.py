@@ -84,8 +84,11 @@ class Context(Wire, grpc.aio.ServicerContext[Any, Any]):
             raise
 
     async def write(self, message: Any) -> None:
-        """Send a message; waits while the window is full. Raises ClientGone, an InternalError, when nobody reads."""
+        """Send a message of a stream; waits while the window is full. Raises ClientGone, an InternalError, when nobody
+        reads."""
         self._check_running()
+        if self.route.method.unary is not None:
+            raise TypeError("A unary handler returns its response and writes nothing.")
         try:
             full = self.send(self.passed(message))
         except MessageTooLarge as error:

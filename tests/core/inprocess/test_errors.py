@@ -302,6 +302,19 @@ async def test_what_is_no_message_is_unknown(link: Any) -> None:
     assert streamed.messages == (b"1",)
 
 
+async def test_a_unary_handler_cannot_write(link: Any) -> None:
+    """`context.write` in a unary handler is a TypeError of the handler's, and its call ends."""
+
+    async def handle(request: Any, context: Any) -> Any:
+        await context.write(Answer(body=b"written"))
+        return Answer(body=b"returned")
+
+    link.servicer.unary = handle
+    outcome = await link.unary()
+    assert (outcome.messages, outcome.code) == ((), C.UNKNOWN)
+    assert outcome.details.startswith("Unexpected <class 'TypeError'>: ")
+
+
 async def test_a_failing_callback_of_the_context_hurts_nobody(link: Any, caplog: pytest.LogCaptureFixture) -> None:
     """A done callback of the handler's that raises is logged."""
 
