@@ -13,7 +13,7 @@ WANTED = {"done-before-commit", "pop-before-commit", "no-dedupe", "no-fence", "u
 def test_a_bug_can_be_planted(bug: Bug) -> None:
     """Its patch applies to the tree as it is; who changes those lines brings the patch along."""
     bug.plant(ROOT, only_check=True)
-    assert bug.caught_by in {*HUNT_RUNS, "charges"}
+    assert bug.caught_by in HUNT_RUNS or (ROOT / bug.caught_by.partition("::")[0]).is_file()
 
 
 def test_no_kind_of_bug_is_forgotten() -> None:
