@@ -11,7 +11,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import event, make_url
 
 from storage.errors import CommitUnknown, StoreUnavailable
 from storage.interfaces import Store
@@ -23,7 +23,7 @@ class Line:
     """A line to the server at the socket `far`, listening in the folder `near`, that can be cut.
 
     `fault` is None, "before" (hang up instead of forwarding COMMIT), "after" (let the server commit, then hang up
-    instead of forwarding its answer) or "dead" (hang up on everything).
+    instead of forwarding its answer), "mute" (neither forward COMMIT nor hang up) or "dead" (hang up on everything).
     """
 
     def __init__(self, far: Path, near: Path) -> None:
@@ -36,6 +36,8 @@ class Line:
         with suppress(ConnectionError):
             while data := await reader.read(65536):
                 commit = data.startswith(b"Q") and b"COMMIT" in data
+                if self.fault == "mute" and commit:
+                    continue
                 if self.fault == "after" and commit:
                     answering.cancel()
                     await asyncio.wait([answering])
@@ -122,6 +124,7 @@ async def test_changes_with_an_unknown_outcome_are_safe_to_repeat(store, line, f
         "give back": lambda: store.give_back(lease_id="lease_1", seq=3, amount_nano_usd=10),
         "close": lambda: store.close_lease("lease_1"),
         "register": lambda: store.register_core("core_1"),
+        "chain": store.chain,
         "adjust": lambda: store.adjust(ref="adj_2", account_id="acc_1", amount_nano_usd=1000, note=""),
         "top up": lambda: store.top_up(
             payment_id="pay_1",
@@ -140,6 +143,27 @@ async def test_changes_with_an_unknown_outcome_are_safe_to_repeat(store, line, f
         await call() if name != "acquire" else None
         await audit()
     assert (await store.balance("acc_1")).balance_nano_usd == 11_100
+
+
+async def test_a_commit_without_an_answer_ends_with_its_connection(
+    store, line, funded, acquire, settlement, audit
+) -> None:
+    """When COMMIT times out its outcome is unknown; nothing stays locked, and the same call again succeeds."""
+    await funded(balance=100)
+    await acquire("lease_1", 50)
+    await store._db._writers.dispose()
+    event.listen(store._db._writers.sync_engine, "do_connect", lambda *given: given[-1].update(command_timeout=0.3))
+    for call in (
+        lambda: store.settle([settlement("req_1", "lease_1", 5)]),
+        lambda: store.adjust(ref="adj_2", account_id="acc_1", amount_nano_usd=1, note=""),
+    ):
+        line.fault = "mute"
+        with pytest.raises(CommitUnknown):
+            await call()
+        line.fault = None
+        await call()
+    assert (await store.balance("acc_1")).balance_nano_usd == 96
+    await audit()
 
 
 async def test_a_store_outlives_the_loss_of_its_connections(store, funded, acquire, settlement, query) -> None:

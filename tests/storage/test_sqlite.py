@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import stat
+from collections.abc import Callable
 
 import pytest
 
@@ -23,6 +24,16 @@ def no_commit(action: int, argument: str | None, *_others: object) -> int:
     """An authorizer under which COMMIT fails."""
     is_commit = action == sqlite3.SQLITE_TRANSACTION and argument == "COMMIT"
     return sqlite3.SQLITE_DENY if is_commit else sqlite3.SQLITE_OK
+
+
+def no_insert(table: str) -> Callable[..., int]:
+    """An authorizer under which INSERT into a table fails."""
+
+    def authorizer(action: int, argument: str | None, *_others: object) -> int:
+        is_insert = action == sqlite3.SQLITE_INSERT and argument == table
+        return sqlite3.SQLITE_DENY if is_insert else sqlite3.SQLITE_OK
+
+    return authorizer
 
 
 async def authorize(store, authorizer) -> None:
@@ -70,15 +81,36 @@ async def test_sqlite_keeps_integers_only(sqlite_url) -> None:
     connection.close()
 
 
-async def test_settle_whose_commit_fails_is_of_unknown_outcome(store, funded, acquire, settlement, audit) -> None:
-    """A failing COMMIT is reported as such, leaves no transaction open, and the same batch may come again."""
+async def test_settle_or_chain_whose_commit_fails_is_of_unknown_outcome(
+    store, funded, acquire, settlement, audit
+) -> None:
+    """A failing COMMIT is reported as such, leaves no transaction open, and the same may come again."""
     await funded(balance=100)
     await acquire("lease_1", 50)
-    await authorize(store, no_commit)
-    with pytest.raises(CommitUnknown):
-        await store.settle([settlement("req_1", "lease_1", 5)])
-    await authorize(store, None)
-    await store.settle([settlement("req_1", "lease_1", 5)])
+    for work in (lambda: store.settle([settlement("req_1", "lease_1", 5)]), store.chain):
+        await authorize(store, no_commit)
+        with pytest.raises(CommitUnknown):
+            await work()
+        await authorize(store, None)
+        await work()
+    assert (await store.balance("acc_1")).balance_nano_usd == 95
+    await audit()
+
+
+async def test_settle_or_chain_that_fails_halfway_has_changed_nothing(
+    store, funded, acquire, settlement, audit
+) -> None:
+    """Its failure is an ordinary one, it leaves no transaction open, and the same may come again."""
+    await funded(balance=100)
+    await acquire("lease_1", 50)
+    works = {"ledger": lambda: store.settle([settlement("req_1", "lease_1", 5)]), "ledger_chain": store.chain}
+    for table, work in works.items():
+        await authorize(store, no_insert(table))
+        with pytest.raises(StoreUnavailable) as caught:
+            await work()
+        assert not isinstance(caught.value, CommitUnknown)
+        await authorize(store, None)
+        await work()
     assert (await store.balance("acc_1")).balance_nano_usd == 95
     await audit()
 
