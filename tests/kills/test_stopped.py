@@ -8,9 +8,11 @@ import os
 import resource
 import signal
 import sqlite3
+import subprocess
+import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,7 +20,7 @@ from uuid import uuid4
 import aiohttp
 import asyncpg
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 
 from tests.kills.crowd import Crowd
 from tests.kills.run import Plan, accounts_of, scene
@@ -75,8 +77,9 @@ def failed(log: Path) -> list[str]:
 
 
 @asynccontextmanager
-async def gone(server: asyncpg.Connection, name: str) -> AsyncIterator[tuple[Any, Any]]:
+async def gone(server: asyncpg.Connection, url: URL) -> AsyncIterator[tuple[Any, Any]]:
     """The server refuses and ends all connections to the database."""
+    name = url.database
 
     async def stop() -> None:
         await server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
@@ -94,9 +97,9 @@ def parent_of(pid: int) -> int:
 
 
 @asynccontextmanager
-async def hung(server: asyncpg.Connection, name: str) -> AsyncIterator[tuple[Any, Any]]:
+async def hung(server: asyncpg.Connection, url: URL) -> AsyncIterator[tuple[Any, Any]]:
     """The server does not move: it answers nothing, and takes connections without a word."""
-    found = await server.fetch("SELECT pid FROM pg_stat_activity WHERE datname = $1", name)
+    found = await server.fetch("SELECT pid FROM pg_stat_activity WHERE datname = $1", url.database)
     pids = [row["pid"] for row in found]
     pids.append(parent_of(pids[0]))  # who makes new ones
 
@@ -115,7 +118,57 @@ async def hung(server: asyncpg.Connection, name: str) -> AsyncIterator[tuple[Any
         await go_on()
 
 
-@pytest.mark.parametrize("how", [gone, hung], ids=["gone", "hung"])
+@contextmanager
+def small_disk(like: str) -> Iterator[Path]:
+    """A disk of 8 MB with the owner of another folder; the test is skipped where none may be mounted."""
+    folder = Path(tempfile.mkdtemp(prefix="worldrouter-disk-"))
+    try:
+        options = f"size=8m,mode=0700,uid={os.stat(like).st_uid}"
+        try:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True, capture_output=True)
+        except (FileNotFoundError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"a small disk cannot be mounted, which takes root: {error}")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", "--lazy", folder], check=True)
+    finally:
+        folder.rmdir()
+
+
+def fill(file: Path) -> None:
+    """Until the disk is full."""
+    with file.open("wb", buffering=0) as opened, suppress(OSError):
+        while True:
+            opened.write(bytes(65536))
+
+
+@asynccontextmanager
+async def full(server: asyncpg.Connection, url: URL) -> AsyncIterator[tuple[Any, Any]]:
+    """There is no space left on the disk of the ledger."""
+    database = await asyncpg.connect(url.render_as_string(hide_password=False))
+    with small_disk(await server.fetchval("SHOW data_directory")) as disk:
+        filler = disk / "filler"
+
+        async def stop() -> None:
+            fill(filler)
+            with pytest.raises(asyncpg.DiskFullError):
+                await database.execute("CREATE TABLE one_more TABLESPACE small AS SELECT 1")
+
+        async def go_on() -> None:
+            filler.unlink()
+
+        await database.execute(f"CREATE TABLESPACE small LOCATION '{disk}'")
+        await database.execute("ALTER TABLE ledger SET TABLESPACE small")
+        try:
+            yield stop, go_on
+        finally:
+            await database.execute("ALTER TABLE ledger SET TABLESPACE pg_default")
+            await database.execute("DROP TABLESPACE small")
+            await database.close()
+
+
+@pytest.mark.parametrize("how", [gone, hung, full], ids=["gone", "hung", "disk full"])
 async def test_postgresql_is_away_for_ten_seconds(tmp_path: Path, postgres_url: Callable[[], str], how: Any) -> None:
     """Streams that end meanwhile end with an error and are not charged."""
     url = make_url(postgres_url()).set(drivername="postgresql")
@@ -129,7 +182,7 @@ async def test_postgresql_is_away_for_ten_seconds(tmp_path: Path, postgres_url: 
         with on.client_log.open("a", buffering=1) as log:
             crowd = Crowd(PLAN.streams, log, lambda: urls, keys)
             await on.until_live(crowd, 0.9)
-            async with how(server, str(url.database)) as (stop, go_on):
+            async with how(server, url) as (stop, go_on):
                 await shed_and_back(crowd, router.http, keys, stop, go_on)
             await crowd.stop()
         await asyncio.sleep(PLAN.after_s)
