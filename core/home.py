@@ -88,11 +88,6 @@ class Home:
         return self.path / "worldrouter.db"
 
     @property
-    def core_socket(self) -> Path:
-        """Unix socket of the core, for an edge on the same machine."""
-        return self.path / "core.sock"
-
-    @property
     def logs(self) -> Path:
         """Folder of the log files."""
         return self.path / "logs"

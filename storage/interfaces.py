@@ -420,10 +420,6 @@ class Store(
         not wait for it. BackupFailed."""
         ...
 
-    async def ping(self) -> None:
-        """Raise StoreUnavailable when the database does not answer."""
-        ...
-
     async def close(self) -> None:
         """Release connections and locks. Idempotent."""
         ...

@@ -1,4 +1,4 @@
-"""Bringing a database to the schema of this program, and telling whether it is there."""
+"""Bringing a database to the schema of this program, and refusing one that is not there."""
 
 from __future__ import annotations
 
@@ -31,24 +31,6 @@ async def migrate(url: str) -> None:
             await connection.run_sync(upgrade)
     except (SQLAlchemyError, OSError) as error:
         raise StoreUnavailable(f"cannot migrate: {error}") from error
-
-
-async def schema_is_current(url: str) -> bool:
-    """Whether the schema at `url` is this program's. InvalidUrl, StoreUnavailable. A core may be running."""
-    parsed = parse(url)
-    if parsed.drivername == SQLITE and not sqlite.exists(parsed):
-        return False
-    engine = (sqlite if parsed.drivername == SQLITE else postgres).reader_engine(parsed)
-    try:
-        async with engine.connect() as connection:
-            await connection.run_sync(refuse_outdated)
-    except SchemaOutdated:
-        return False
-    except (SQLAlchemyError, OSError) as error:
-        raise StoreUnavailable(f"cannot read the schema: {error}") from error
-    finally:
-        await engine.dispose()
-    return True
 
 
 def refuse_outdated(connection: Connection) -> None:

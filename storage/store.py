@@ -6,8 +6,6 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable
 
-from sqlalchemy import select
-
 from storage.accounts import SqlAccounts
 from storage.auditing import SqlAudits
 from storage.database import Database
@@ -55,10 +53,6 @@ class SqlStore(
         """The whole database as of one moment, in pieces of a file that `storage.restore` restores. Who settles does
         not wait for it. BackupFailed."""
         return self._db.backup()
-
-    async def ping(self) -> None:
-        """Raise StoreUnavailable when the database does not answer."""
-        await self._db.rows(select(1))
 
     async def close(self) -> None:
         """Wait for what runs, then release connections and locks. Idempotent."""

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from core.cli import cli
 from core.cli.session import Session
 from core.home import Home
-from storage.migrate import schema_is_current
+from storage.store import open_store
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -114,7 +114,11 @@ def test_migrate_brings_the_database_of_the_state_folder_up(fresh: Session) -> N
     for _ in range(2):
         result = invoke(fresh, "migrate")
         assert (result.exit_code, result.stdout) == (0, "The database has the schema of this version.\n")
-    assert asyncio.run(schema_is_current(f"sqlite+aiosqlite:///{fresh.home.database}"))
+
+    async def use() -> None:
+        await (await open_store(f"sqlite+aiosqlite:///{fresh.home.database}")).close()
+
+    asyncio.run(use())
 
 
 def test_migrate_takes_the_configured_database(fresh: Session, tmp_path: Path) -> None:

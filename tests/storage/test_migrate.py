@@ -12,7 +12,7 @@ from sqlalchemy import Connection, NullPool, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage.errors import SchemaOutdated, StoreUnavailable
-from storage.migrate import migrate, schema_is_current, upgrade
+from storage.migrate import migrate, upgrade
 from storage.records import Account
 from storage.store import open_store
 from storage.tables import metadata
@@ -29,12 +29,9 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 async def test_migrate_makes_a_usable_schema_and_may_be_repeated(empty_url) -> None:
     """From nothing to a store with its house accounts; a second run changes nothing."""
-    assert not await schema_is_current(empty_url)
     for _ in range(2):
         await migrate(empty_url)
-        assert await schema_is_current(empty_url)
     store = await open_store(empty_url)
-    await store.ping()
     for name in ("house_payments", "house_fees", "house_usage", "house_adjustments"):
         assert (await store.account(name)).kind == "house"
     await store.close()
@@ -53,7 +50,6 @@ async def test_open_refuses_an_older_and_a_newer_schema(database_url, query) -> 
     with pytest.raises(SchemaOutdated, match="worldrouter migrate"):
         await open_store(database_url)
     await query("INSERT INTO alembic_version VALUES ('9999')")
-    assert not await schema_is_current(database_url)
     with pytest.raises(SchemaOutdated, match="newer"):
         await open_store(database_url)
     with pytest.raises(SchemaOutdated, match="newer"):
@@ -119,7 +115,6 @@ async def test_migrate_refuses_a_sqlite_file_in_use(sqlite_url) -> None:
     store = await open_store(sqlite_url)
     with pytest.raises(StoreUnavailable, match="in use"):
         await migrate(sqlite_url)
-    assert await schema_is_current(sqlite_url)
     await store.close()
 
 

@@ -190,7 +190,6 @@ async def test_a_dead_line_is_unavailable_until_it_works_again(store, line, fund
         store.settle([settlement("req_2", "lease_1", 6)]),
         store.adjust(ref="adj_2", account_id="acc_1", amount_nano_usd=1, note=""),
         store.balance("acc_1"),
-        store.ping(),
     ):
         with pytest.raises(StoreUnavailable) as caught:
             await call

@@ -61,8 +61,9 @@ async def test_health_and_reflection_ask_for_no_credential(core: Any) -> None:
 
 async def test_a_unix_socket_serves_the_same(start: Any, home: Home, settings: Any) -> None:
     """Beside the port."""
-    core = await start(settings(core={"grpc_socket": str(home.core_socket)}))
-    async with grpc.aio.insecure_channel(f"unix:{home.core_socket}") as channel:
+    path = home.path / "core.sock"
+    core = await start(settings(core={"grpc_socket": str(path)}))
+    async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
         core.channel = channel
         assert (await core.unary(body())).finished.cost_nano_usd == 9_000
 
