@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 HEAD = re.compile(rb"HTTP/1\.1 (\d{3}) [\x20-\x7e]+((?:\r\n[!#$%&'*+.^_`|~0-9A-Za-z-]+: [\x20-\x7e]*)*)\r\n\r\n")
-READ_BYTES = 65_536
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 
 import pytest
 from hypothesis import given
@@ -23,8 +22,6 @@ LATE = """
     VALUES ('late', 'adjust', 1, 'house_adjustments', 'acc_1', 0, 0, '') RETURNING id
 """
 SOMEBODY_ELSE = COLUMNS.replace("ref", "'forged'", 1)
-
-Audited = Callable[[], Awaitable[list[tuple[str, str, str]]]]
 
 
 def named(deviations: list[Deviation]) -> list[tuple[str, str, str]]:

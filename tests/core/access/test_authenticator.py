@@ -205,7 +205,7 @@ async def test_an_entry_is_replaced_only_by_a_newer_one(auth) -> None:
     auth.keys.put(replace(record, revoked_us=1))
     await auth.authenticator.refresh()
     auth.keys.records[record.id] = record
-    auth.authenticator._seq = 0
+    auth.authenticator._key_seq = 0
     await auth.authenticator.refresh()
     with pytest.raises(InvalidApiKey):
         await auth.authenticator.authenticate(f"Bearer {key}")

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from worldrouter.v1 import raw_chat_pb2
 
 C = grpc.StatusCode
-Entry = tuple[str, Any]
 Answer = raw_chat_pb2.CreateRawCompletionResponse
 AGENT = "user-agent"
 
