@@ -255,12 +255,15 @@ class Money(RuleBasedStateMachine):
         self.backend.loop.run_until_complete(asyncio.wait_for(end(self.world), None))
 
 
+PIECE_RUNS = 2_000
+"""Hypothesis remembers what it has tried, 130 KB of a run: it is begun anew after so many."""
+
+
 def play(backend: Backend, *, runs: int, number: int = 0, shrink: bool = True) -> None:
     """So many runs of `STEPS` steps, the same for the same number. Violation or Stuck, with the shortest way there."""
     machine = type("Money", (Money,), {"backend": backend})
     phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
     configured = settings(
-        max_examples=runs,
         stateful_step_count=STEPS,
         deadline=None,
         database=None,
@@ -270,6 +273,8 @@ def play(backend: Backend, *, runs: int, number: int = 0, shrink: bool = True) -
         suppress_health_check=list(HealthCheck),
     )
     try:
-        run_state_machine_as_test(seed(number)(machine), settings=configured)
+        for first in range(0, runs, PIECE_RUNS):
+            piece = settings(configured, max_examples=min(PIECE_RUNS, runs - first))
+            run_state_machine_as_test(seed(f"{number} {first}")(machine), settings=piece)
     finally:
         backend.loop.run_until_complete(backend.close())
