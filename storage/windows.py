@@ -56,9 +56,12 @@ def _coarse(window: Window) -> Window:
 
 
 def _fitting(needs: Sequence[int], share: int, room: int) -> int:
-    """Of the needs, in order, those that there is room for, and of the share what room is left."""
+    """Of the needs, in order, those that there is room for, and if that is all of them, what room is left of the
+    share: set aside for nobody it would put off when all is free again."""
     taken = 0
     for need in needs:
         if need <= room - taken:
             taken += need
+    if taken < sum(needs):
+        return taken
     return taken + max(min(share, room - taken), 0)

@@ -39,13 +39,15 @@ class Share:
     """What a core has of a limit: `free` units that are taken in the store and used by nobody.
 
     All times are seconds of one monotonic clock, `minute_s` is how long a minute lasts. `_room` is what the store had
-    left when it was last asked, `_frees` when how much comes free of what is in use.
+    left when it was last asked, `_frees` when how much comes free of what is in use, `_lots` the slices that what is
+    free was taken in, with how much: what came first is used first.
     """
 
     __slots__ = (
         "_ask_again_s",
         "_asked_s",
         "_frees",
+        "_lots",
         "_owed",
         "_returned",
         "_room",
@@ -71,6 +73,7 @@ class Share:
         self._slice = 0
         self._room = limit.amount
         self._frees: list[tuple[float, int]] = []  # the last to come first
+        self._lots: list[tuple[int, int]] = []  # the last to come last
         self._target = 0
         self._used = 0
         self._used_s = self._asked_s = now_s
@@ -144,9 +147,18 @@ class Share:
         return bool(self._returned or self._owed)
 
     def _bring_back(self) -> None:
-        if self.free:
-            self._returned[self._slice] = self._returned.get(self._slice, 0) + self.free
-            self.free = 0
+        for slice_, units in self._free_lots():
+            self._returned[slice_] = self._returned.get(slice_, 0) + units
+        self.free = 0
+
+    def _free_lots(self) -> list[tuple[int, int]]:
+        """The lots of what is free still."""
+        found: list[tuple[int, int]] = []
+        left = self.free
+        for slice_, units in reversed(self._lots):
+            found.append((slice_, min(units, left)))
+            left -= found[-1][1]
+        return [lot for lot in reversed(found) if lot[1]]
 
     def is_forgettable(self, now_s: float) -> bool:
         """Whether nothing is lost without it."""
@@ -181,6 +193,7 @@ class Share:
         ]
         self._room = ask.amount - sum(got.used.values())
         self._slice = got.slice
+        self._lots = [*self._free_lots(), (got.slice, got.taken)]
         self.free += got.taken
         self._ask_again_s = now_s
         if got.taken < sum(ask.needs) + ask.share:

@@ -42,8 +42,10 @@ def test_no_minute_sees_more_than_the_limit(steps: list[tuple[int, list[int], in
 
 
 def test_needs_are_met_whole_and_in_order() -> None:
-    """One that is too large keeps no smaller one from its units; the share gets what is left."""
+    """One that is too large keeps no smaller one from its units; the share gets what is left once all are met."""
     _, taken = exchange({}, 100, RateAsk("l", 10, (4, 7, 5), share=9))
+    assert taken == 4 + 5
+    _, taken = exchange({}, 100, RateAsk("l", 10, (4, 5), share=9))
     assert taken == 4 + 5 + 1
     _, taken = exchange({100: 8}, 100, RateAsk("l", 10, (4, 3), share=0))
     assert taken == 0

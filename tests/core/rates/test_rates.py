@@ -247,12 +247,21 @@ async def test_what_never_fits(cores: Cores) -> None:
     assert await cores.in_use(of) == 1_000
 
 
-async def test_a_limit_of_nothing(cores: Cores) -> None:
-    """Lets nothing through, and is no error of size."""
-    rates = cores.start()
-    for measure in ("requests", "tokens"):
-        with pytest.raises(RateLimited):
-            await admit(rates, limit(0, measure), tokens=5)  # type: ignore[arg-type]
+async def test_what_was_set_aside_in_parts_goes_back_whole(cores: Cores) -> None:
+    """Each part to when it was taken: what counts is what was used, and a refusal says when that is free again."""
+    rates, of = cores.start(), limit(1_000, "tokens")
+    for _ in range(3):
+        (await admit(rates, of, tokens=280)).ended(300)
+        for _ in range(4):
+            await cores.wait(1.0, rates)
+    assert await cores.in_use(of) == 900
+    await cores.wait(20.0, rates)
+    with pytest.raises(RateLimited) as caught:
+        await admit(rates, of, tokens=280)
+    told = dict(caught.value.left)
+    assert told["x-ratelimit-remaining-tokens"] == "100"
+    assert told["x-ratelimit-reset-tokens"] == "36.01s"
+    assert caught.value.retry_after_s == pytest.approx(28.01)
 
 
 async def test_a_changed_limit_counts_from_the_next_request(cores: Cores) -> None:
