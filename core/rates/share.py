@@ -103,7 +103,7 @@ class Share:
             missing -= units
             if missing <= 0:
                 return free_s - now_s
-        return 0.0
+        return self._slice_s * RATE_SLICES if self._owed else 0.0  # it counts from when the store is told
 
     def wants_more(self, now_s: float) -> bool:
         """Whether it is time to ask for more, ahead of need."""

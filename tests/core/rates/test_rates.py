@@ -247,6 +247,15 @@ async def test_what_never_fits(cores: Cores) -> None:
     assert await cores.in_use(of) == 1_000
 
 
+async def test_what_the_store_was_not_told_of_yet_makes_a_minute(cores: Cores) -> None:
+    """A request that took far more than was expected is waited for, though only this core knows of it."""
+    rates, of = cores.start(), limit(1_000, "tokens")
+    (await admit(rates, of, tokens=990)).ended(5_000)
+    with pytest.raises(RateLimited) as caught:
+        await admit(rates, of, tokens=20)
+    assert caught.value.retry_after_s == 60.0
+
+
 async def test_what_was_set_aside_in_parts_goes_back_whole(cores: Cores) -> None:
     """Each part to when it was taken: what counts is what was used, and a refusal says when that is free again."""
     rates, of = cores.start(), limit(1_000, "tokens")
