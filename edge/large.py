@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import tempfile
 from typing import IO, TYPE_CHECKING
+
+from worldrouter.calls.memory import give_memory_back
 
 if TYPE_CHECKING:
     from edge.request import ChatRequest
@@ -40,8 +40,7 @@ class Room:
 
     def _give_back(self) -> None:
         self._trim = None
-        with contextlib.suppress(AttributeError):  # of another C library
-            ctypes.CDLL(None).malloc_trim(0)
+        give_memory_back()
 
 
 class LargeBody:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 from collections.abc import Callable
+
+from worldrouter.calls.memory import give_memory_back
 
 from core.access_log import AccessRecord
 from core.call import Call
@@ -125,7 +126,7 @@ class Pipeline:
         self.ledger.sweep()
         if self.is_untidy:
             self.is_untidy = False
-            _give_memory_back()
+            give_memory_back()
 
     def cut_key(self, key_id: str) -> None:
         """End the running requests of a key that is not valid any more."""
@@ -155,9 +156,3 @@ class Pipeline:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await emptied.wait()
-
-
-def _give_memory_back() -> None:
-    """To the system, what is free between what stays: the C library would keep it."""
-    with contextlib.suppress(AttributeError):  # of another one than glibc
-        ctypes.CDLL(None).malloc_trim(0)

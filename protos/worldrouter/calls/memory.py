@@ -1,4 +1,4 @@
-"""What large messages leave behind in memory, for the next ones."""
+"""What large messages leave behind in memory: for the next ones, and what is too much for the system."""
 
 from __future__ import annotations
 
@@ -24,3 +24,9 @@ def reuse_memory() -> None:
         set_option(_M_ARENA_MAX, 1)
         set_option(_M_MMAP_THRESHOLD, REUSED_BYTES)
         set_option(_M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def give_memory_back() -> None:
+    """To the system, what is free between what stays: the C library would keep it. Takes up to milliseconds."""
+    with contextlib.suppress(AttributeError):  # of another one than glibc
+        ctypes.CDLL(None).malloc_trim(0)
