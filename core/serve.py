@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 from prometheus_client import CollectorRegistry
+from worldrouter.calls.memory import reuse_memory
 from worldrouter.v1 import auth_pb2, auth_pb2_grpc
 
 from core.configured import refuse_exposed_test_payments
@@ -78,6 +79,7 @@ REFUSALS = (
 
 def run(config: Path | None, home: Home, overrides: Mapping[str, object]) -> int:
     """Serve until a signal; the exit status."""
+    reuse_memory()
     try:
         of_edge = {name: overrides[option] for option, name in _EDGE_OPTIONS.items() if option in overrides}
         of_core = {name: value for name, value in overrides.items() if name not in _EDGE_OPTIONS}

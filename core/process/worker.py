@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import msgspec
 import uvloop
+from worldrouter.calls.memory import reuse_memory
 
 from core.process.lifeline import end_with_parent
 from core.process.listen import CannotListen
@@ -26,6 +27,7 @@ def main() -> int:
         return 1  # whoever started us has ended
     order = msgspec.json.decode(line, type=Order)
     end_with_parent(order.parent)
+    reuse_memory()
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # reports are the only thing that anybody reads there
     started = False
