@@ -49,7 +49,9 @@ _log = logging.getLogger(__name__)
 
 LAST_WORDS_S = 2.0
 """How long the handler of a request that was cut has to say so, before its RPC is cancelled."""
-MAX_ANSWER_BYTES = 64 << 20
+MAX_ANSWER_BYTES = 59 << 20
+"""Of a whole answer. With what is said of it, less than a message from a core to an edge may have: what is charged
+arrives."""
 LARGE_BODY_BYTES = 256 * 1024
 LARGE_PIECE_BYTES = 32 * 1024
 """Work on a body of this size, on an answer or on a piece of one, waits for its turn. An upstream that is faster than

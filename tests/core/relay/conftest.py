@@ -158,8 +158,8 @@ async def core(tmp_path: Path) -> AsyncIterator[Core]:
     relay_pb2_grpc.add_RelayServiceServicer_to_server(servicer, server)
     server.add_insecure_port(f"unix:{tmp_path}/socket")
     await server.start()
-    small_windows = [("grpc.http2.bdp_probe", 0)]  # as the edge's
-    async with grpc.aio.insecure_channel(f"unix:{tmp_path}/socket", small_windows) as channel:
+    options = [("grpc.http2.bdp_probe", 0), ("grpc.max_receive_message_length", 64 << 20)]  # as the edge's
+    async with grpc.aio.insecure_channel(f"unix:{tmp_path}/socket", options) as channel:
         made = Core(chats, carried, servicer, channel)
         yield made
     await made.idle()

@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from worldrouter.v1 import raw_chat_pb2, relay_pb2
 
+from core.chat.exchange import MAX_ANSWER_BYTES
 from tests.core.relay.conftest import STREAM, begin, chunk, credit
 
 WINDOW_BYTES = 65_536
@@ -56,6 +57,22 @@ async def test_a_thousand_calls_at_once(core: Any) -> None:
         assert raw_chat_pb2.CreateRawCompletionResponse.FromString(call.messages[0]).body == b"%d" % number
         assert call.end.code == 0
     assert caller.response_count < 200
+    caller.rpc.cancel()
+
+
+async def test_the_largest_answer_that_is_charged_arrives(core: Any) -> None:
+    """With room for what is said of it."""
+    body = bytes(MAX_ANSWER_BYTES + 64 * 1024)
+
+    async def create(request: Any, context: Any) -> Any:
+        return raw_chat_pb2.CreateRawCompletionResponse(body=body)
+
+    core.chats.create = create
+    caller = await core.open()
+    await caller.send(begin(1))
+    call = await caller.end_of(1)
+    assert call.end.code == 0
+    assert len(call.messages[0]) > len(body)
     caller.rpc.cancel()
 
 
