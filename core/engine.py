@@ -7,6 +7,8 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 
+from worldrouter.calls.memory import give_memory_back
+
 from core.access_log import AccessRecord
 from core.catalog import Catalog
 from core.chat.admission import Admission
@@ -115,6 +117,7 @@ class Engine:
             observe=observe,
             observe_changed=observe_changed,
             client_gone=client_gone,
+            tidy=give_memory_back,
         )
 
     async def start(self) -> None:

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from worldrouter.calls.memory import give_memory_back
-
 from core.access_log import AccessRecord
 from core.call import Call
 from core.chat.admission import Admission
@@ -32,7 +30,7 @@ class Pipeline:
     `offer` may be exchanged at any moment: it is for requests from then on. `observe` is told of every finished
     request, `observe_changed` of those whose charge turned out to be another after that: the settlement before and
     after. `client_gone` are the exceptions that reach a handler whose caller went away. `is_untidy`: much memory came
-    free just now, which goes back to the system soon.
+    free just now, which `tidy` gives back to the system soon.
     """
 
     def __init__(
@@ -50,6 +48,7 @@ class Pipeline:
         observe: Callable[[AccessRecord], None],
         observe_changed: Callable[[Settlement, Settlement], None],
         client_gone: tuple[type[BaseException], ...],
+        tidy: Callable[[], None],
     ) -> None:
         self.offer = offer
         self.limits = limits
@@ -63,6 +62,7 @@ class Pipeline:
         self.client_gone = client_gone
         self.observe_changed = observe_changed
         self._observe = observe
+        self._tidy = tidy
         self._running: set[Exchange] = set()
         self._drains: set[asyncio.Task[None]] = set()
         self._emptied: asyncio.Event | None = None
@@ -126,7 +126,7 @@ class Pipeline:
         self.ledger.sweep()
         if self.is_untidy:
             self.is_untidy = False
-            give_memory_back()
+            self._tidy()
 
     def cut_key(self, key_id: str) -> None:
         """End the running requests of a key that is not valid any more."""

@@ -406,6 +406,7 @@ async def router(
         observe=records.append,
         observe_changed=lambda asked, charged: changes.append((asked, charged)),
         client_gone=(asyncio.CancelledError, GeneratorExit),
+        tidy=lambda: None,
     )
     tasks = [asyncio.ensure_future(work) for work in (ledger.run(), rates.run())]
     made = Router(pipeline, providers, escrow, rates, store, clock, records, changes, rows)
