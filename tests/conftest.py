@@ -6,6 +6,7 @@ import asyncio
 import gc
 import re
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,12 @@ import pytest
 
 from storage.migrate import migrate
 from tests.postgres import databases
+
+
+def pytest_configure() -> None:
+    """A suite that runs in the background ignores Ctrl-C, and so would the programs that its tests interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
