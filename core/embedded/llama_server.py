@@ -85,6 +85,10 @@ def _parameters(model: Path, port: int, threads: int) -> Any:
     params.n_ctx = SLOTS * CONTEXT_TOKENS
     params.kv_unified = False
     params.n_predict = MAX_OUTPUT_TOKENS
+    # Of requests that say nothing: what its makers recommend (https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct).
+    # At llama.cpp's own, hotter ones it is often lost in emojis until its limit.
+    params.sampling.temp = 0.2
+    params.sampling.top_p = 0.9
     params.cache_ram_mib = 0  # its default keeps 8 GiB of old prompts; each slot still remembers its last one
     params.chat_template = Path(__file__).with_name("smollm2.jinja").read_text(encoding="utf-8")
     params.cors_origins = ""  # no web page may talk to it

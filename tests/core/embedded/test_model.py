@@ -53,6 +53,20 @@ def ask(text: str, **options: Any) -> dict[str, Any]:
     }
 
 
+async def test_samples_as_its_makers_recommend(client: AsyncOpenAI) -> None:
+    """Where a request says nothing of it, the same seed gives what it gives when the request says so."""
+
+    async def said(**sampling: float) -> str | None:
+        request = {**ask("Write of the sea.", seed=7), **sampling}
+        if not sampling:
+            del request["temperature"]
+        return (await client.chat.completions.create(**request)).choices[0].message.content
+
+    unsaid = await said()
+    assert unsaid == await said(temperature=0.2, top_p=0.9)
+    assert unsaid != await said(temperature=0.8, top_p=0.95)
+
+
 async def test_answers_a_question(client: AsyncOpenAI) -> None:
     """Text, finish reason and usage are real."""
     answer = await client.chat.completions.create(**ask("What is the capital of France?"))
