@@ -8,8 +8,9 @@ import re
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,16 @@ def pytest_collection_finish() -> None:
     """What was imported and collected stays to the end: it need not be looked through for garbage again and again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+async def complaints() -> AsyncIterator[list[dict[str, Any]]]:
+    """What the event loop complains about, such as exceptions nobody retrieved; empty at the end."""
+    found: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: found.append(context))
+    yield found
+    gc.collect(1)
+    assert found == []
 
 
 @pytest.fixture(scope="session")

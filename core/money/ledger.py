@@ -120,15 +120,16 @@ class LedgerWriter:
                 self._idle.set()
 
     async def _gather(self) -> None:
-        """Wait for more rows while more come at once, for `LINGER_S` when much is in flight."""
+        """Wait for more rows while more come at once, and on when much is in flight; for `LINGER_S` at most."""
         depth, quiet = len(self._queue), 0
         until_s = self._clock() + LINGER_S
         while depth < self._worth_waiting_for() and quiet < QUIET_ROUNDS and self._clock() < until_s:
             await asyncio.sleep(0)
             quiet = quiet + 1 if len(self._queue) == depth else 0
             depth = len(self._queue)
-        if depth < self._worth_waiting_for() and self._in_flight() > LINGER_ABOVE:
-            await asyncio.sleep(LINGER_S)
+        left_s = until_s - self._clock()
+        if left_s > 0 and depth < self._worth_waiting_for() and self._in_flight() > LINGER_ABOVE:
+            await asyncio.sleep(left_s)
 
     def _worth_waiting_for(self) -> int:
         return min(MAX_BATCH, self._in_flight())

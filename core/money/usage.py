@@ -53,7 +53,8 @@ def parse_usage(raw: bytes | msgspec.Raw) -> TokenCounts | None:
 
     An explicit 0 is 0. Cached and reasoning tokens beyond what they are part of are clamped to it; but reasoning that
     an upstream counts in the total alone is output, and paid as such: xAI's
-    (https://docs.x.ai/docs/key-information/consumption-and-rate-limits), and Gemini's, which gives no details.
+    (https://docs.x.ai/docs/key-information/consumption-and-rate-limits), and Gemini's, which gives no details
+    (https://github.com/mozilla-ai/any-llm/issues/1290). Not where cached tokens may be what the total has beyond.
     """
     try:
         usage = _usage_decoder.decode(raw)
@@ -69,8 +70,10 @@ def parse_usage(raw: bytes | msgspec.Raw) -> TokenCounts | None:
     if total is None or not 0 <= total <= 2 * MAX_PLAUSIBLE_TOKENS:
         total = prompt + completion
     apart = total - prompt - completion
-    if apart > 0 and reasoning in (None, apart) and completion + apart <= MAX_PLAUSIBLE_TOKENS:
-        completion, reasoning = completion + apart, apart
+    if apart > 0 and completion + apart <= MAX_PLAUSIBLE_TOKENS:
+        beside_prompt = max(of_prompt.cached_tokens or 0, of_prompt.cache_write_tokens or 0) > prompt
+        if reasoning == apart or (reasoning is None and not beside_prompt):
+            completion, reasoning = completion + apart, apart
     return TokenCounts(
         prompt=prompt,
         completion=completion,

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import logging
 import os
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -21,16 +19,6 @@ from edge.server import ACCEPTS_PER_TURN, Door, bind
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 TURNS = range(6)
 """Rounds of the event loop until something happens: 0, none is let in; 5, all are."""
-
-
-@pytest.fixture
-async def complaints() -> AsyncIterator[list[dict[str, Any]]]:
-    """What the event loop complains about, such as exceptions nobody retrieved."""
-    found: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: found.append(context))
-    yield found
-    gc.collect(1)
-    assert found == []
 
 
 def _crowd(edge: Any, size: int) -> list[socket.socket]:

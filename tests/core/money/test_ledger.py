@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from core.money.ledger import LINGER_ABOVE, MAX_BATCH, QUIET_ROUNDS, LedgerWriter, SettlementFailed
+from core.money.ledger import LINGER_ABOVE, LINGER_S, MAX_BATCH, QUIET_ROUNDS, LedgerWriter, SettlementFailed
 from storage.records import Charge, Settlement
 
 SETTLE_TIMEOUT_S = 5.0
@@ -197,6 +197,18 @@ async def test_it_lingers_only_when_much_is_in_flight(ledger: Ledger) -> None:
             await asyncio.sleep(0)
         await asyncio.gather(first, ledger.put(f"b{in_flight}"))
         assert len(ledger.commits) == batches
+
+
+async def test_it_lingers_no_longer_than_it_says(ledger: Ledger) -> None:
+    """Rounds of a busy event loop that took that long already are part of it."""
+    ledger.in_flight = LINGER_ABOVE + 1
+    first = ledger.put("r1")
+    await asyncio.sleep(0)
+    ledger.clock.now_s += LINGER_S
+    for _ in range(QUIET_ROUNDS + 1):
+        await asyncio.sleep(0)
+    await asyncio.gather(first, ledger.put("r2"))
+    assert ledger.commits == [1, 1]
 
 
 @pytest.mark.parametrize("fault", ["refused", "lost", "lost before", "bug"])

@@ -84,6 +84,14 @@ def test_reasoning_that_only_the_total_counts_is_output(total: int, details: Any
     assert (counted.completion, counted.reasoning) == expected
 
 
+@pytest.mark.parametrize("details", [{"cached_tokens": 94}, {"cache_write_tokens": 94}])
+def test_what_the_total_counts_of_a_cache_is_no_output(details: Any) -> None:
+    """Where more is cached than the prompt has, the cache is counted beside it."""
+    counted = parsed(prompt_tokens=32, completion_tokens=9, total_tokens=135, prompt_tokens_details=details)
+    assert counted is not None
+    assert (counted.completion, counted.reasoning) == (9, 0)
+
+
 @pytest.mark.parametrize(
     "usage",
     [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
@@ -89,16 +88,6 @@ async def far_end() -> AsyncIterator[FarEnd]:
     made = FarEnd()
     yield made
     await made.close()
-
-
-@pytest.fixture
-async def complaints() -> AsyncIterator[list[dict[str, Any]]]:
-    """What the event loop complains about, such as exceptions nobody retrieved; empty at the end."""
-    found: list[dict[str, Any]] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: found.append(context))
-    yield found
-    gc.collect(1)
-    assert found == []
 
 
 @pytest.fixture
