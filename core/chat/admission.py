@@ -25,7 +25,7 @@ from core.money.ledger import LedgerWriter
 from core.money.limit_texts import budget_text, none_text, owner_text, renewal_text
 from core.money.meter import Estimate
 from core.money.pricing import affordable_output_tokens, hold_nano_usd, usd_text
-from core.money.ratios import TextRatios
+from core.money.ratios import PER_TOKENS, TextRatios
 from core.rates.rates import Passed, Rates
 from storage.limit_records import Limit
 
@@ -102,8 +102,8 @@ class Admission:
         set no output limit, the limit is first lowered to what they can pay. RateLimited when as many requests run as
         may. A limit beyond what the model can write is lowered to that.
         """
-        ratio = self._ratios.of(model.id)
-        input_tokens = int(envelope.text_bytes / ratio.low) + envelope.media * model.max_image_tokens + 1
+        text_tokens = envelope.text_bytes * PER_TOKENS // self._ratios.of(model.id).low
+        input_tokens = text_tokens + envelope.media * model.max_image_tokens + 1
         most, asked = model.max_output_tokens, max(envelope.max_output or 0, envelope.foreign_limit)
         per_choice = most if envelope.max_output is None else min(asked, most)
         capped = most if asked > most else None
@@ -131,7 +131,7 @@ class Admission:
 
         RateLimited; RequestTooLarge for what never fits; ServiceUnavailable.
         """
-        text_tokens = int(envelope.text_bytes / self._ratios.of(model.id).mean_input)
+        text_tokens = envelope.text_bytes * PER_TOKENS // self._ratios.of(model.id).mean_input
         least = text_tokens + envelope.media * model.max_image_tokens + 1
         expected = least
         if envelope.max_output is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from core.chat.chunks import ChunkRewriter
-from core.money.ratios import TextRatio
+from core.money.ratios import PER_TOKENS, TextRatio
 from core.money.usage import TokenCounts
 
 
@@ -19,7 +19,7 @@ class Counting(msgspec.Struct, frozen=True, gc=False):
 
     def estimated(self, output_bytes: int) -> TokenCounts:
         """The input, and so many bytes of output."""
-        prompt = int(self.text_bytes / self.ratio.mean_input) + self.media_tokens + 1
+        prompt = self.text_bytes * PER_TOKENS // self.ratio.mean_input + self.media_tokens + 1
         completion = self._output_tokens(output_bytes)
         return TokenCounts(prompt=prompt, completion=completion, total=prompt + completion, estimated=True)
 
@@ -38,4 +38,4 @@ class Counting(msgspec.Struct, frozen=True, gc=False):
 
     def _output_tokens(self, output_bytes: int) -> int:
         """An estimate of these bytes of output, at most what the request may produce."""
-        return min(-int(-output_bytes // self.ratio.mean_output), self.most_output)
+        return min(-(-output_bytes * PER_TOKENS // self.ratio.mean_output), self.most_output)

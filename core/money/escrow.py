@@ -34,6 +34,9 @@ T = TypeVar("T")
 REPEAT_AFTER_S = (0.02, 0.1, 0.3)
 """Pauses before a change of a lease is tried again; together less than an admission may take."""
 
+MAX_NANO_USD = 2**63 - 1
+"""What no account has more of: amounts are 64 bits in the database."""
+
 STOPPED_RETRY_S = 60.0
 """When a request of a stopped account may try again."""
 
@@ -359,6 +362,8 @@ class Escrow:
 
     async def _grow(self, account: _Account, want: int) -> bool:
         """Move at least this much more into the account's lease; False when the account cannot pay."""
+        if want > MAX_NANO_USD:
+            return False
         if account.lease is not None:
             due = account.due
             extended = await self._extend(account.lease, want)

@@ -6,10 +6,14 @@ from dataclasses import dataclass, field
 
 from core.money.usage import TokenCounts
 
-_STEP = 0.02
-_PERCENTILE = 0.05
-_LEAST, _MOST = 1.0, 8.0
-_LEAST_MEAN, _MOST_MEAN = 2.5, 6.0
+PER_TOKENS = 1_000_000
+"""A ratio is the bytes of so many tokens: an integer, as all that sizes money is."""
+_STEP = 50
+"""A mean moves by one part in so many of its distance from what was seen."""
+_LOWER, _RAISE = 981, 1_001
+"""In thousandths: a 2 % step, 95 % of it down and 5 % of it up, so that one in twenty lies below."""
+_LEAST, _MOST = 1 * PER_TOKENS, 8 * PER_TOKENS
+_LEAST_MEAN, _MOST_MEAN = 5 * PER_TOKENS // 2, 6 * PER_TOKENS
 """Estimates stay within these whatever was seen: one account's odd requests must not price those of others."""
 _TELLING_INPUT_BYTES, _TELLING_OUTPUT_BYTES = 1_024, 256
 """Shorter texts say more of a provider's template than of the text."""
@@ -17,32 +21,31 @@ _TELLING_INPUT_BYTES, _TELLING_OUTPUT_BYTES = 1_024, 256
 
 @dataclass(slots=True)
 class TextRatio:
-    """Bytes of text per token of one model, learned from settled usage.
+    """Bytes of text per `PER_TOKENS` tokens of one model, learned from settled usage.
 
     `low` follows the 5th percentile of the prompts' (a hold must not be too small), `mean_input` and
     `mean_output` the averages (an estimated charge should be neither).
     """
 
-    low: float = 2.0
-    mean_input: float = 4.0
-    mean_output: float = 4.0
+    low: int = 2 * PER_TOKENS
+    mean_input: int = 4 * PER_TOKENS
+    mean_output: int = 4 * PER_TOKENS
 
     def learn(self, *, text_bytes: int, output_bytes: int, tokens: TokenCounts) -> None:
         """Take in a request whose usage the upstream reported."""
         if tokens.prompt > 0 and text_bytes >= _TELLING_INPUT_BYTES:
-            seen = min(max(text_bytes / tokens.prompt, _LEAST), _MOST)
-            below = seen < self.low
-            self.low *= 1 - _STEP * (1 - _PERCENTILE) if below else 1 + _STEP * _PERCENTILE
-            self.low = min(max(self.low, _LEAST), _MOST)
+            seen = min(max(text_bytes * PER_TOKENS // tokens.prompt, _LEAST), _MOST)
+            low = self.low * (_LOWER if seen < self.low else _RAISE) // 1_000
+            self.low = min(max(low, _LEAST), _MOST)
             self.mean_input = _toward(self.mean_input, seen)
         visible = tokens.completion - tokens.reasoning
         if visible > 0 and output_bytes >= _TELLING_OUTPUT_BYTES:
-            seen = min(max(output_bytes / visible, _LEAST), _MOST)
+            seen = min(max(output_bytes * PER_TOKENS // visible, _LEAST), _MOST)
             self.mean_output = _toward(self.mean_output, seen)
 
 
-def _toward(mean: float, seen: float) -> float:
-    return min(max(mean + _STEP * (seen - mean), _LEAST_MEAN), _MOST_MEAN)
+def _toward(mean: int, seen: int) -> int:
+    return min(max(mean + (seen - mean) // _STEP, _LEAST_MEAN), _MOST_MEAN)
 
 
 @dataclass(slots=True)

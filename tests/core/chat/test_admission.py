@@ -17,7 +17,7 @@ from core.chat.envelope import Envelope, read_envelope
 from core.errors import InsufficientBalance, ServiceUnavailable
 from core.money.escrow import Escrow, EscrowSettings
 from core.money.funds import Funds
-from core.money.ratios import TextRatios
+from core.money.ratios import PER_TOKENS, TextRatios
 from core.rates.rates import Rates
 
 USD = 1_000_000_000
@@ -137,7 +137,7 @@ async def test_media_is_held_for_at_a_flat_maximum(gate: Gate) -> None:
 async def test_the_ratio_is_the_models_own(gate: Gate) -> None:
     """What was learned of a model sizes its holds."""
     await gate.fund(1_000 * USD)
-    gate.ratios.of("m").low = 4.0
+    gate.ratios.of("m").low = 4 * PER_TOKENS
     asked = envelope()
     assert (await gate.reserve(asked)).estimate.input_tokens == asked.text_bytes // 4 + 1
 

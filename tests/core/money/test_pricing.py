@@ -22,12 +22,13 @@ from core.money.usage import TokenCounts
 from storage.records import Price
 
 ROOT = Path(__file__).parents[3]
-ESTIMATES = frozenset({"ratios.py"})
-"""Bytes per token, learned: how large a hold is, and how many tokens nobody counted. Prices never meet them."""
+OTHER_FLOATS = frozenset({"ending.py", "typed.py"})
+"""What a line of the log says of times, and a caller's temperature."""
 MOVING_TEXT = frozenset({"completion.py"})
 """How an answer is shown while it comes: times alone."""
 MONEY_CODE = [
-    *sorted(path for path in (ROOT / "core" / "money").glob("*.py") if path.name not in ESTIMATES),
+    *sorted((ROOT / "core" / "money").glob("*.py")),
+    *sorted(path for path in (ROOT / "core" / "chat").glob("*.py") if path.name not in OTHER_FLOATS),
     *sorted((ROOT / "core" / "prices").glob("*.py")),
     *sorted((ROOT / "core" / "payments").glob("*.py")),
     *sorted((ROOT / "core" / "services").glob("*.py")),
@@ -35,7 +36,7 @@ MONEY_CODE = [
     *[ROOT / "core" / "catalog.py", ROOT / "core" / "configured.py", ROOT / "edge" / "payments.py"],
     *sorted((ROOT / "storage").rglob("*.py")),
 ]
-WITHOUT_TIME = frozenset({"pricing.py", "usage.py", "meter.py"})
+WITHOUT_TIME = frozenset({"pricing.py", "usage.py", "meter.py", "ratios.py", "counting.py"})
 RANDOM_PRICES = 10_000
 TIME_WORDS = frozenset({"clock", "jitter"})
 MONEY_WORDS = ("nano", "pico", "usd", "amount", "price", "granted", "spent", "available", "shortfall", "want", "fee")

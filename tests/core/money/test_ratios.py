@@ -2,13 +2,13 @@
 
 import random
 
-from core.money.ratios import TextRatio, TextRatios
+from core.money.ratios import PER_TOKENS, TextRatio, TextRatios
 from core.money.usage import TokenCounts
 
 
 def test_a_new_model_starts_low() -> None:
     """Before anything was seen a hold counts a token for every two bytes."""
-    assert TextRatio().low == 2.0
+    assert TextRatio().low == 2 * PER_TOKENS
 
 
 def test_the_low_ratio_follows_a_low_percentile() -> None:
@@ -20,9 +20,9 @@ def test_the_low_ratio_follows_a_low_percentile() -> None:
         bytes_per_token = randomness.uniform(3.0, 5.0)
         seen.append(bytes_per_token)
         ratio.learn(text_bytes=int(1_000 * bytes_per_token), output_bytes=0, tokens=TokenCounts(prompt=1_000))
-    below = sum(each < ratio.low for each in seen) / len(seen)
+    below = sum(each * PER_TOKENS < ratio.low for each in seen) / len(seen)
     assert below < 0.2
-    assert 3.0 <= ratio.low < ratio.mean_input < 4.5
+    assert 3 * PER_TOKENS <= ratio.low < ratio.mean_input < 4.5 * PER_TOKENS
 
 
 def test_one_absurd_prompt_moves_the_ratio_little() -> None:
@@ -30,9 +30,9 @@ def test_one_absurd_prompt_moves_the_ratio_little() -> None:
     ratio = TextRatio()
     ratio.learn(text_bytes=10**9, output_bytes=10**9, tokens=TokenCounts(prompt=1, completion=1))
     ratio.learn(text_bytes=1, output_bytes=1, tokens=TokenCounts(prompt=10**8, completion=10**8))
-    assert 1.9 < ratio.low < 2.1
-    assert 3.0 < ratio.mean_input < 5.0
-    assert 3.0 < ratio.mean_output < 5.0
+    assert 1.9 * PER_TOKENS < ratio.low < 2.1 * PER_TOKENS
+    assert 3 * PER_TOKENS < ratio.mean_input < 5 * PER_TOKENS
+    assert 3 * PER_TOKENS < ratio.mean_output < 5 * PER_TOKENS
 
 
 def test_it_never_leaves_its_bounds() -> None:
@@ -41,8 +41,8 @@ def test_it_never_leaves_its_bounds() -> None:
     for _ in range(2_000):
         small.learn(text_bytes=1, output_bytes=1, tokens=TokenCounts(prompt=10**6, completion=10**6))
         large.learn(text_bytes=10**9, output_bytes=10**9, tokens=TokenCounts(prompt=1, completion=1))
-    assert small.low >= 0.25
-    assert large.low <= 8.0
+    assert small.low >= PER_TOKENS
+    assert large.low <= 8 * PER_TOKENS
 
 
 def test_nothing_is_learned_from_nothing() -> None:

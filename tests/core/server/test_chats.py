@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import msgspec
 import pytest
 from worldrouter.v1 import (
     auth_pb2,
@@ -112,6 +113,22 @@ async def test_typed_answers_go_through_the_same_pipeline(core: Any) -> None:
     )
     assert text == "one two three"
     assert events[-1].finished.cost_nano_usd == 9_000
+
+
+async def test_what_no_balance_can_hold_is_refused_as_any_other(start: Any, settings: Any) -> None:
+    """More than 64 bits of nanodollars: the balance does not suffice, which is no fault of the database's; then the
+    next request is served."""
+    made = settings()
+    price = msgspec.structs.replace(made.models[0].price, input=0, output=10**12)
+    dear = msgspec.structs.replace(made.models[0], max_output_tokens=10**9, price=price)
+    core = await start(msgspec.structs.replace(made, models=[dear]))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await core.unary(body(max_tokens=10**9, n=128))
+    found, retry, _ = core.info(caught.value)
+    assert (caught.value.code(), found.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "INSUFFICIENT_BALANCE")
+    assert found.metadata["missing_nano_usd"] == str(128 * 10**18 - 5 * USD)
+    assert retry is None
+    assert (await core.unary(body(max_tokens=5, messages=[{"role": "user", "content": "x"}]))).finished.cost_nano_usd
 
 
 async def test_a_dialect_must_be_named(core: Any) -> None:
