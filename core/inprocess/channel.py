@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 import grpc
 import grpc.aio
 from worldrouter.calls.client import CANCELLED_DETAILS, StreamCall, UnaryCall
-from worldrouter.calls.metadata import KEPT_FROM_REQUESTS, Entries, IllegalMetadata, admit
+from worldrouter.calls.metadata import KEPT_FROM_REQUESTS, Entries, IllegalMetadata, MetadataTooLarge, admit
 from worldrouter.calls.wire import DEADLINE_DETAILS, INVALID_METADATA, Status, Wire
 
 from core.inprocess.context import Context
@@ -132,7 +132,7 @@ class InProcessChannel(grpc.aio.Channel):
                 request = route.pass_request(request)
         except IllegalMetadata:
             return self._refused(INVALID_METADATA)
-        except MessageTooLarge as error:
+        except (MetadataTooLarge, MessageTooLarge) as error:
             return self._refused(Status(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)))
         except MalformedRequest as error:
             _logger.error("Unreadable request for servicer method [%s]", route.method.path, exc_info=error)

@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn
 
 import grpc
 import grpc.aio
-from worldrouter.calls.metadata import Entries, IllegalMetadata, admit
+from worldrouter.calls.metadata import Entries, IllegalMetadata, MetadataTooLarge, admit, admit_trailing
 from worldrouter.calls.wire import INVALID_METADATA, OK, Status, Wire
 
 from core.inprocess.route import MessageTooLarge, Route
@@ -73,7 +73,10 @@ class Context(Wire, grpc.aio.ServicerContext[Any, Any]):
     # What the handler answers
 
     async def send_initial_metadata(self, initial_metadata: _Metadata) -> None:
-        """Send them now. Raises UsageError the second time or after a message, InternalError if they are illegal."""
+        """Send them now. Raises UsageError the second time or after a message, InternalError if they are illegal.
+
+        Too large ones end the call as if the client had: this raises nothing, the next wait CancelledError.
+        """
         self._check_running()
         if self.initial is not None:
             raise grpc.aio.UsageError("Send initial metadata failed: already sent")
@@ -82,6 +85,8 @@ class Context(Wire, grpc.aio.ServicerContext[Any, Any]):
         except IllegalMetadata:
             self.end(INVALID_METADATA)
             raise
+        except MetadataTooLarge as error:
+            self.halt(_refused(error))
 
     async def write(self, message: Any) -> None:
         """Send a message of a stream; waits while the window is full. Raises ClientGone, an InternalError, when nobody
@@ -240,8 +245,8 @@ class Context(Wire, grpc.aio.ServicerContext[Any, Any]):
         """The status as it was set. Raises IllegalMetadata or TypeError for the trailing metadata."""
         code = _status_code(self._code)
         if code is not grpc.StatusCode.OK:
-            return Status(code, self._details, admit(self._trailing))
-        return Status(code, "", admit(self._trailing)) if self._trailing else OK
+            return _status(code, self._details, self._trailing)
+        return _status(code, "", self._trailing) if self._trailing else OK
 
     def _failure(self, details: str) -> Status:
         """The status of an exception: UNKNOWN unless another was set."""
@@ -249,9 +254,21 @@ class Context(Wire, grpc.aio.ServicerContext[Any, Any]):
         if code is grpc.StatusCode.OK:
             code = grpc.StatusCode.UNKNOWN
         try:
-            return Status(code, details, admit(self._trailing))
+            return _status(code, details, self._trailing)
         except (IllegalMetadata, TypeError):
-            return Status(code, details)
+            return _status(code, details, ())
+
+
+def _status(code: grpc.StatusCode, details: str, trailing: tuple[Any, ...]) -> Status:
+    """The status as the client gets it. Raises IllegalMetadata or TypeError for the trailing metadata."""
+    try:
+        return Status(code, details, admit_trailing(trailing, details))
+    except MetadataTooLarge as error:
+        return _refused(error)
+
+
+def _refused(error: MetadataTooLarge) -> Status:
+    return Status(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
 
 
 def _status_code(code: Any) -> grpc.StatusCode:

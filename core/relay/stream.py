@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 from worldrouter.calls.client import CANCELLED_DETAILS
 from worldrouter.calls.frames import Outbox, add_entries, entries_of
-from worldrouter.calls.metadata import KEPT_FROM_REQUESTS, Entries, IllegalMetadata, admit
+from worldrouter.calls.metadata import KEPT_FROM_REQUESTS, Entries, IllegalMetadata, MetadataTooLarge, admit
 from worldrouter.calls.wire import DEADLINE_DETAILS, INVALID_METADATA, Status
 from worldrouter.v1 import relay_pb2
 
@@ -24,8 +24,6 @@ MAX_REQUEST_BYTES = 256 * 1024
 """Of one request; a larger one holds the others up for longer than an RPC of its own costs."""
 MAX_MESSAGE_BYTES = 60 << 20
 """Of one message of an answer: callers take responses of 64 MiB."""
-MAX_METADATA_BYTES = 16 * 1024
-"""Of one request, 32 for each entry among them; as gRPC's own hard limit."""
 MAX_FRAMES = 4 * MAX_CALLS
 """Of one request message of the stream."""
 _SLICE_CALLS = 64
@@ -37,9 +35,6 @@ _EXPIRED = Status(grpc.StatusCode.DEADLINE_EXCEEDED, DEADLINE_DETAILS)
 _TOO_MANY = Status(grpc.StatusCode.RESOURCE_EXHAUSTED, f"More than {MAX_CALLS} calls on one stream")
 _TOO_LARGE = Status(
     grpc.StatusCode.RESOURCE_EXHAUSTED, f"SERVER: Received message larger than max ({MAX_REQUEST_BYTES} in a relay)"
-)
-_TOO_MUCH_METADATA = Status(
-    grpc.StatusCode.RESOURCE_EXHAUSTED, f"received metadata size exceeds hard limit ({MAX_METADATA_BYTES})"
 )
 
 
@@ -114,14 +109,13 @@ class Stream:
     def _run(self, route: Route, begin: relay_pb2.RelayBegin, data: bytes, timeout_s: float | None) -> None:
         call_id = begin.call_id
         try:
-            entries = entries_of(begin.metadata)
-            if sum([len(key) + len(value) + 32 for key, value in entries]) > MAX_METADATA_BYTES:
-                self.send_end(call_id, _TOO_MUCH_METADATA)
-                return
-            metadata = admit(entries, KEPT_FROM_REQUESTS)
+            metadata = admit(entries_of(begin.metadata), KEPT_FROM_REQUESTS)
             request = route.pass_request(data)
         except IllegalMetadata:
             self.send_end(call_id, INVALID_METADATA)
+            return
+        except MetadataTooLarge as error:
+            self.send_end(call_id, Status(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)))
             return
         except MalformedRequest as error:
             self.send_end(call_id, Status(grpc.StatusCode.UNKNOWN, str(error)))

@@ -9,7 +9,7 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 from worldrouter.calls.client import CANCELLED_DETAILS, StreamCall, UnaryCall
-from worldrouter.calls.metadata import KEPT_FROM_REQUESTS, IllegalMetadata, admit
+from worldrouter.calls.metadata import KEPT_FROM_REQUESTS, IllegalMetadata, MetadataTooLarge, admit
 from worldrouter.calls.wire import DEADLINE_DETAILS, INVALID_METADATA, Status, Wire
 
 from edge.relay.call import RelayedCall, RelayedMethod
@@ -127,6 +127,8 @@ class _Method:
             entries = admit(metadata, KEPT_FROM_REQUESTS) if metadata else ()
         except IllegalMetadata:
             status, entries = INVALID_METADATA, ()
+        except MetadataTooLarge as error:
+            status, entries = Status(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)), ()
         if timeout is not None and timeout <= 0:
             status = _EXPIRED
         call = RelayedCall(channel.loop, channel.calls, self._method, request, entries)

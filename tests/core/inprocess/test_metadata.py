@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import grpc
@@ -29,7 +30,10 @@ def entries(keys: Any, values: Any) -> Any:
 
 
 legal = entries(legal_keys, texts)
+# One entry: of several, those before it arrive over a socket, behind the refusal.
+too_large = st.sampled_from([(("t", "x" * 16_384),), (("t-bin", b"x" * 20_000),)])
 any_metadata = st.one_of(legal, entries(odd_keys, odd_texts))
+any_answered = st.one_of(any_metadata, any_metadata, too_large)
 bounded = settings(
     max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -69,7 +73,7 @@ async def exchange(link: Any, request: Any, initial: Any, trailing: Any, end: st
     return seen, whole, streamed
 
 
-@given(request=any_metadata, initial=any_metadata, trailing=any_metadata, end=st.sampled_from(["return", "abort"]))
+@given(request=any_metadata, initial=any_answered, trailing=any_answered, end=st.sampled_from(["return", "abort"]))
 @bounded
 async def test_any_metadata_fare_the_same(links: Any, request: Any, initial: Any, trailing: Any, end: str) -> None:
     """Whatever is sent in any direction arrives, or is refused, as it is over a socket."""
@@ -118,6 +122,56 @@ async def test_illegal_metadata_are_internal(link: Any, metadata: Any) -> None:
             _, whole, streamed = await exchange(link, (), initial, trailing, end)
             assert [(it.raised, it.code, it.details) for it in (whole, streamed)] == [illegal, illegal]
             assert whole.initial == whole.trailing == streamed.trailing == {}
+
+
+TOO_LARGE = [
+    ((("a", "1"), ("b", "x" * 16_384), ("c", "x" * 20_000)), "value length 16384 vs. 16384)"),
+    ((("a-bin", b"x" * 16_383),), "value length 16384 vs. 16384)"),
+    ((("k" * 20_000, "1"),), "key length 20000 vs. 16384)"),
+    (tuple((f"a{number}", "x" * 200) for number in range(80)), ""),  # behind the sum, which is the library's own
+]
+
+
+@pytest.mark.parametrize(("metadata", "size"), TOO_LARGE, ids=["value", "binary", "key", "sum"])
+async def test_too_large_metadata_are_refused(link: Any, metadata: Any, size: str) -> None:
+    """16 KiB of metadata, a status' details among them, end a call with RESOURCE_EXHAUSTED, whichever way they go."""
+
+    def is_refused(outcome: Any) -> bool:
+        assert outcome.details.startswith("received metadata size exceeds hard limit (" + size)
+        return bool((outcome.raised, outcome.code) == ("AioRpcError", C.RESOURCE_EXHAUSTED))
+
+    assert is_refused(await link.unary(metadata=metadata))  # a streamed one too; a socket takes 0.1 s for each
+    assert link.servicer.begun == 0
+    for initial, trailing in ((metadata, ()), ((), metadata)):
+        for end in ("return", "abort"):
+            _, whole, streamed = await exchange(link, (), initial, trailing, end)
+            assert is_refused(whole)
+            assert is_refused(streamed)
+
+
+async def test_details_count_as_metadata(link: Any) -> None:
+    """A status' details count as they are written: three characters for each byte that is not printable ASCII."""
+
+    async def handle(request: Any, context: Any) -> Any:
+        await context.abort(C.NOT_FOUND, request.body.decode())
+
+    link.servicer.unary = handle
+    assert (await link.unary("é%".encode() * 700)).code is C.NOT_FOUND
+    outcome = await link.unary("é%x".encode() * 1_700)
+    assert outcome.code is C.RESOURCE_EXHAUSTED
+    assert outcome.details == "received metadata size exceeds hard limit (value length 17000 vs. 16384)"
+
+
+async def test_too_large_initial_metadata_stop_the_handler(link: Any) -> None:
+    """The client has its status at once, and the handler is cancelled where it waits next."""
+
+    async def handle(request: Any, context: Any) -> Any:
+        await context.send_initial_metadata((("a", "x" * 20_000),))
+        await asyncio.sleep(60)
+
+    link.servicer.unary = handle
+    assert (await link.unary()).code is C.RESOURCE_EXHAUSTED
+    assert isinstance(await link.servicer.next_end(), asyncio.CancelledError)
 
 
 async def test_a_handler_may_survive_its_illegal_metadata(link: Any) -> None:
