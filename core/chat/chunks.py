@@ -116,6 +116,11 @@ class ChunkRewriter:
         self.text_bytes = self.counted_bytes = 0
         self.done = False
 
+    @property
+    def held_bytes(self) -> int:
+        """How much is held back."""
+        return sum(map(len, self._held))
+
     def take(self, read: bytes, sse: SseDecoder, out: list[bytes]) -> None:
         """Take what a read of the stream brought, nothing at its end, and append what may be passed on now.
 

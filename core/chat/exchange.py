@@ -246,7 +246,8 @@ class Exchange:
             try:
                 rewriter.take(data, self._sse, chunks)
             except UpstreamFailed as failure:
-                self.pipeline.is_untidy = True
+                held_bytes = self._sse.largest_bytes + rewriter.held_bytes
+                self.pipeline.is_untidy = self.pipeline.is_untidy or held_bytes >= UNTIDY_BYTES
                 if first or not chunks:
                     raise
                 self._failure = failure  # what came before it is passed on

@@ -15,14 +15,18 @@ class EventTooLong(ValueError):
 
 
 class SseDecoder:
-    """Turns the reads of one stream into the data of its events."""
+    """Turns the reads of one stream into the data of its events.
 
-    __slots__ = ("_parts", "_size", "_started")
+    `largest_bytes` is the most that reads were put together to so far.
+    """
+
+    __slots__ = ("_parts", "_size", "_started", "largest_bytes")
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._size = 0
         self._started = False
+        self.largest_bytes = 0
 
     @property
     def is_between_events(self) -> bool:
@@ -46,6 +50,7 @@ class SseDecoder:
         after_cr = bool(self._parts) and self._parts[-1].endswith(b"\r")
         self._parts.append(data)
         self._size += len(data)
+        self.largest_bytes = max(self.largest_bytes, self._size)
         if b"\n" not in data and b"\r" not in data and not after_cr:
             self._refuse_too_long()
             return []

@@ -251,6 +251,22 @@ async def test_what_came_before_a_fault_in_one_read_is_passed_on(router: Any) ->
     assert isinstance(error, errors.UpstreamFailed)
 
 
+@pytest.mark.parametrize(
+    ("broken", "untidy"),
+    [
+        (['data: {"error":{"message":"x"}}\n\n'], False),
+        (['data: {"choices":[', *["x" * 200_000] * 6, "\n\n"], True),
+        ([event({}, "stop"), event({"content": "y" * 2_000}) * 1_100], True),
+    ],
+    ids=["small", "long line", "much held back"],
+)
+async def test_what_was_large_goes_back_to_the_system(router: Any, broken: list[str], untidy: bool) -> None:
+    """A stream that is given up tidies memory up if much of it was there, and only then: it takes milliseconds."""
+    _, error = await collect(router, {"script": {"raw": [ROLE + event({"content": "one"}), *broken]}})
+    assert isinstance(error, errors.UpstreamFailed)
+    assert router.pipeline.is_untidy is untidy
+
+
 async def test_usage_reported_before_a_cut_is_kept(router: Any) -> None:
     """Input as reported; output as reported, and what came after it estimated."""
     usage = {"prompt_tokens": 50, "completion_tokens": 7}
