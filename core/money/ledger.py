@@ -4,6 +4,13 @@ One task, never cancelled. A batch is whatever gathered while the previous one c
 at hand: a commit has its price however few its rows are. It lingers beyond that only when much is in flight. A row
 leaves the queue after its commit, never before: an outcome that is unknown is tried again, and the store skips what it
 knows.
+
+Whoever has waited too long is told that it failed, and from then on nothing is asked for that would charge it: a charge
+whose outcome is unknown is tried again as a row of amount 0, and the store says if it has the charge. Only what an
+attempt from before then has committed after all is given back, by an entry of its own. A core that dies before that
+entry leaves the charge: no trace of the refusal is any more durable than the entry itself, for both need the database
+that did not answer. It is then as with a core that dies between a commit and the final frame: charged once, and to be
+found by the request id, which the log names as well.
 """
 
 from __future__ import annotations
@@ -41,7 +48,8 @@ class SettlementFailed(ServiceUnavailable):
 @dataclasses.dataclass(slots=True)
 class _Row:
     """A settlement on its way. `attempted` while a commit of it runs, `doubtful` once one may have happened,
-    `void` when its charge was given up, `refused` when its caller was told that it failed."""
+    `void` when its charge was given up, `refused` when its caller was told that it failed, `instead` what was then
+    asked for in its place."""
 
     settlement: Settlement
     receipt: Receipt
@@ -51,6 +59,13 @@ class _Row:
     doubtful: bool = False
     void: bool = False
     refused: bool = False
+    instead: Settlement | None = None
+
+    def again(self) -> Settlement:
+        """What the next attempt asks for: of a caller that was refused, nothing but a row."""
+        if self.refused and not self.void:
+            self.instead = _free_of_charge(self.settlement)
+        return self.instead or self.settlement
 
 
 class LedgerWriter:
@@ -78,7 +93,7 @@ class LedgerWriter:
         self._settle_timeout_s = settle_timeout_s
         self._jitter = jitter
         self._queue: deque[_Row] = deque()
-        self._refunds: list[Settlement] = []
+        self._refunds: list[tuple[Settlement, int]] = []
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -142,25 +157,27 @@ class LedgerWriter:
     def _committed(self, batch: list[_Row], changed: Mapping[str, Charge]) -> None:
         for row in batch:
             self._queue.popleft()
-            row.receipt.on_commit(changed.get(row.settlement.request_id) if changed else None)
+            charge = changed.get(row.settlement.request_id) if changed else None
+            if row.instead is not None and charge is None:
+                self._void(row, row.instead)
+            row.receipt.on_commit(charge)
             if row.refused and not row.void:
-                self._refunds.append(row.settlement)
+                amount_nano_usd = (charge or row.settlement).amount_nano_usd
+                self._refunds += [(row.settlement, amount_nano_usd)] if amount_nano_usd else []
             _resolve(row.committed, None)
 
     async def _refund(self) -> None:
         """Give back what was committed after all, too late for the caller, who was told to try again."""
         while self._refunds:
-            settlement = self._refunds[0]
+            settlement, amount_nano_usd = self._refunds[0]
             try:
-                record = await self._store.usage_record(settlement.request_id)
-                if record is not None and record.settlement.amount_nano_usd > 0:
-                    await self._store.adjust(
-                        ref=f"refund-{settlement.request_id}",
-                        account_id=settlement.account_id,
-                        amount_nano_usd=record.settlement.amount_nano_usd,
-                        note="the charge of an answer that could not be delivered",
-                        purse_ids=[purse_id for _, purse_id in settlement.budgets],
-                    )
+                await self._store.adjust(
+                    ref=f"refund-{settlement.request_id}",
+                    account_id=settlement.account_id,
+                    amount_nano_usd=amount_nano_usd,
+                    note="the charge of an answer that could not be delivered",
+                    purse_ids=[purse_id for _, purse_id in settlement.budgets],
+                )
             except StoreError as error:
                 _log.error("A charge could not be given back, trying again: %s", error)
                 await asyncio.sleep(_REFUND_BACKOFF_S)
@@ -169,25 +186,26 @@ class LedgerWriter:
 
     async def _commit(self, batch: list[_Row]) -> Mapping[str, Charge]:
         backoff_s = _FIRST_BACKOFF_S
+        asked = [row.settlement for row in batch]
         while True:
             started_s = self._clock()
             for row in batch:
                 row.attempted = True
             try:
-                changed = await self._store.settle([row.settlement for row in batch])
-            except StoreError as error:
+                changed = await self._store.settle(asked)
+            except Exception as error:
+                expected = isinstance(error, StoreError)
                 for row in batch:
                     row.attempted = False
-                    row.doubtful = row.doubtful or isinstance(error, CommitUnknown)
-                _log.error("The ledger could not be written, trying again: %s", error)
+                    row.doubtful = row.doubtful or isinstance(error, CommitUnknown) or not expected
+                _log.error("The ledger could not be written, trying again: %s", error, exc_info=not expected)
                 self.sweep()
-            except Exception:
-                _log.exception("The ledger could not be written, trying again")
             else:
                 self._told(len(batch), self._clock() - started_s)
                 return changed
             await asyncio.sleep(backoff_s * (0.5 + self._jitter() / 2))
             backoff_s = min(backoff_s * 2, _LAST_BACKOFF_S)
+            asked = [row.again() for row in batch]
 
     def _told(self, rows: int, took_s: float) -> None:
         try:
@@ -207,20 +225,28 @@ class LedgerWriter:
             if row.committed.cancelled() or row.void:
                 continue
             if not (row.attempted or row.doubtful):
-                self._void(row)
-            row.refused = row.refused or not row.committed.done()
+                self._void(row, _free_of_charge(row.settlement))
+            elif not row.committed.done():
+                row.refused = True
+                told = "A caller was told that its charge failed, which may yet be committed: request id %s"
+                _log.error(told, row.settlement.request_id)
             _resolve(row.committed, SettlementFailed("The charge could not be recorded in time.", retry_after_s=1))
 
-    def _void(self, row: _Row) -> None:
-        row.settlement = msgspec.structs.replace(
-            row.settlement,
-            amount_nano_usd=0,
-            shortfall_nano_usd=0,
-            status="internal_error",
-            error_reason=SettlementFailed.reason,
-        )
-        row.void = True
-        row.receipt.on_void(row.settlement)
+    @staticmethod
+    def _void(row: _Row, instead: Settlement) -> None:
+        row.settlement, row.void = instead, True
+        row.receipt.on_void(instead)
+
+
+def _free_of_charge(settlement: Settlement) -> Settlement:
+    """The row of an answer whose charge was given up."""
+    return msgspec.structs.replace(
+        settlement,
+        amount_nano_usd=0,
+        shortfall_nano_usd=0,
+        status="internal_error",
+        error_reason=SettlementFailed.reason,
+    )
 
 
 def _resolve(future: asyncio.Future[None], error: Exception | None) -> None:

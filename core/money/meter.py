@@ -32,7 +32,7 @@ class Receipt(Protocol):
         ...
 
     def on_void(self, instead: Settlement) -> None:
-        """It was given up before any commit could have happened; this row of amount 0 follows in its place."""
+        """It was given up, and is sure not to be committed; this row of amount 0 takes its place."""
         ...
 
 

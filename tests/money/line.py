@@ -20,12 +20,12 @@ it did not, and nobody knows. "hang" and "hang after": it waits before or after 
 class Line:
     """Stands in for a store. The next calls meet the next `faults`; while `frozen` none gets out; `down`, all fail.
 
-    `trouble_s` is when something last went wrong; `closing` is told of leases that are about to be closed.
+    `trouble_s` is when something last went wrong; `asking` is told of every call, by its name and what it is given.
     """
 
     store: Any
     loop: SteppedLoop
-    closing: Callable[[str], None]
+    asking: Callable[[str, tuple[Any, ...]], None]
     faults: deque[str] = field(default_factory=deque)
     trouble_s: float = float("-inf")
     frozen: asyncio.Event | None = None
@@ -37,8 +37,7 @@ class Line:
         method = getattr(self.store, name)
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            if name == "close_lease":
-                self.closing(args[0])
+            self.asking(name, args)
             return await self._carry(lambda: method(*args, **kwargs))
 
         return call

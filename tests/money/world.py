@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from core.call import Call, Caller, Role
@@ -18,7 +19,7 @@ from core.money.meter import Estimate, Meter, Outcome
 from core.money.usage import TokenCounts
 from storage.errors import Duplicate, IdempotencyConflict, StoreError
 from storage.limit_records import Limit, is_purse
-from storage.records import Once
+from storage.records import Once, Settlement
 from tests.money.actors import MODEL, Core, Request
 from tests.money.backends import Backend
 from tests.money.books import Violation
@@ -71,7 +72,7 @@ class World:
         core_id = f"core_{next(self._numbers)}"
         with self.loop.outside():
             await self.store.register_core(core_id)
-        line = Line(self.store, self.loop, self._closing)
+        line = Line(self.store, self.loop, self._asking)
         ledger = LedgerWriter(
             line,  # type: ignore[arg-type]
             clock=self.loop.time,
@@ -172,6 +173,19 @@ class World:
                 self.violations.append(Violation(f"{request_id} was admitted on {each.lease.id}, long closed"))
         if chain is not None and limits is not None and limits is self.limits.get(hold.account_id):
             check_budget(self, request_id, chain, limits[0].amount)
+
+    def _asking(self, name: str, given: tuple[Any, ...]) -> None:
+        if name == "close_lease":
+            self._closing(given[0])
+        elif name == "settle":
+            self._settling(given[0])
+
+    def _settling(self, batch: Sequence[Settlement]) -> None:
+        """Nobody is charged for what they were told has failed: a core that dies has nothing to give back."""
+        failed = {request.id for request in self.requests if request.answer == "failed"}
+        for row in batch:
+            if row.amount_nano_usd and row.request_id in failed:
+                self.violations.append(Violation(f"{row.request_id} failed, and is to be charged"))
 
     def _closing(self, lease_id: str) -> None:
         """A core closes no lease that its own requests hold money of, unless it has lost it already."""
