@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from aiohappyeyeballs import AddrInfoType, start_connection
 
 from core.providers.base import ConnectFailed
 from core.providers.http_connection import Connection
 from core.providers.http_reply import HttpReply
 
 SWEEP_MIN_DELAY_S = 0.05
+NEXT_ADDRESS_S = 0.25
+"""After which the next address is tried beside one that has not answered (RFC 8305, 5)."""
+
+Resolver = Callable[[str, int], Awaitable[Sequence[AddrInfoType]]]
+"""From host and port to addresses, the best first. OSError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +74,18 @@ class HttpPool:
     """The connections to one origin. Made by `HttpClient.pool`."""
 
     def __init__(
-        self, origin: Origin, limits: HttpLimits, tls: ssl.SSLContext | None, wall_clock: Callable[[], float]
+        self,
+        origin: Origin,
+        limits: HttpLimits,
+        tls: ssl.SSLContext | None,
+        wall_clock: Callable[[], float],
+        resolve: Resolver,
     ) -> None:
         self._origin = origin
         self._limits = limits
         self._tls = tls
         self._wall_clock = wall_clock
+        self._resolve = resolve
         self._open: set[Connection] = set()
         self._idle: dict[Connection, float] = {}  # since when; the longest idle first, the last used first
         self._dialling: set[asyncio.Task[Connection]] = set()
@@ -108,16 +122,23 @@ class HttpPool:
         task.add_done_callback(functools.partial(self._dialled, reply))
 
     async def _connect(self) -> Connection:
+        """Open a connection to the first address that answers. OSError, TimeoutError."""
+        loop, host, port = asyncio.get_running_loop(), self._origin.host, self._origin.port
         connection = Connection(self, self._wall_clock)
-        origin = self._origin
+        connect = functools.partial(
+            loop.create_connection, lambda: connection, ssl=self._tls, server_hostname=host if self._tls else None
+        )
         async with asyncio.timeout(self._limits.connect_timeout_s):
-            await asyncio.get_running_loop().create_connection(
-                lambda: connection,
-                origin.host,
-                origin.port,
-                ssl=self._tls,
-                server_hostname=None if self._tls is None else origin.host,
-            )
+            addresses = await self._resolve(host, port)
+            if addresses[0][4][0] == host:  # it is one: at half the CPU
+                await connect(host, port)
+                return connection
+            opened = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_S)
+            try:
+                await connect(sock=opened)
+            except BaseException:
+                opened.close()
+                raise
         return connection
 
     def _dialled(self, reply: HttpReply, task: asyncio.Task[Connection]) -> None:
@@ -202,11 +223,13 @@ class HttpClient:
         *,
         tls: ssl.SSLContext | None = None,
         wall_clock: Callable[[], float] = time.time,
+        resolve: Resolver | None = None,
     ) -> None:
-        """`tls` replaces the default context (system trust store, host names verified)."""
+        """`tls` replaces the default context (system trust store, host names verified), `resolve` the system's."""
         self._limits = limits or HttpLimits()
         self._tls = tls
         self._wall_clock = wall_clock
+        self._resolve = resolve or _system_addresses
         self._pools: dict[Origin, HttpPool] = {}
 
     def pool(self, origin: Origin) -> HttpPool:
@@ -214,7 +237,7 @@ class HttpClient:
         found = self._pools.get(origin)
         if found is None:
             tls = self._tls_context() if origin.scheme == "https" else None
-            found = self._pools[origin] = HttpPool(origin, self._limits, tls, self._wall_clock)
+            found = self._pools[origin] = HttpPool(origin, self._limits, tls, self._wall_clock, self._resolve)
         return found
 
     async def close(self) -> None:
@@ -227,3 +250,7 @@ class HttpClient:
             self._tls = ssl.create_default_context()
             self._tls.set_alpn_protocols(["http/1.1"])
         return self._tls
+
+
+async def _system_addresses(host: str, port: int) -> Sequence[AddrInfoType]:
+    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)

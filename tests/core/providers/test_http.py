@@ -6,6 +6,8 @@ import asyncio
 import socket
 import ssl
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -217,20 +219,57 @@ async def test_a_refused_connection_is_connect_failed(client: HttpClient) -> Non
     assert "127.0.0.1" not in str(caught.value)
 
 
-async def test_connecting_has_a_time_limit(complaints: list[Any]) -> None:
-    """A listener that accepts nobody costs the connect timeout, no more."""
-    client = HttpClient(HttpLimits(connect_timeout_s=0.2))
+@contextmanager
+def listener_that_answers_nobody() -> Iterator[socket.socket]:
+    """Its backlog is full, so that the kernel drops whatever else arrives."""
     with socket.socket() as listener, socket.socket() as first, socket.socket() as second:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
-        for filler in (first, second):  # the backlog is full now: further connections are not answered
+        for filler in (first, second):
             filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
+        yield listener
+
+
+async def test_connecting_has_a_time_limit(complaints: list[Any]) -> None:
+    """A listener that accepts nobody costs the connect timeout, no more."""
+    client = HttpClient(HttpLimits(connect_timeout_s=0.2))
+    with listener_that_answers_nobody() as listener:
         started = time.monotonic()
         with pytest.raises(ConnectFailed):
             await ask(client.pool(Origin("http", *listener.getsockname())))
         assert 0.15 < time.monotonic() - started < 1.5
     await client.close()
+
+
+@pytest.mark.parametrize("first", ["black hole", "refused"])
+async def test_an_address_that_does_not_answer_does_not_hold_up(
+    far_end: Any, complaints: list[Any], first: str
+) -> None:
+    """Of a host with several addresses the next is tried soon beside one that is silent, at once after one that fails.
+
+    The connection is the pool's like any other.
+    """
+    good = await far_end.answer(OK)
+    with listener_that_answers_nobody() as black_hole, socket.socket() as refusing:
+        refusing.bind(("127.0.0.1", 0))
+        bad = black_hole if first == "black hole" else refusing
+
+        async def resolve(host: str, port: int) -> list[Any]:
+            assert (host, port) == ("two.test", 80)
+            return [
+                (socket.AF_INET, socket.SOCK_STREAM, 0, "", address)
+                for address in (bad.getsockname(), ("127.0.0.1", good.port))
+            ]
+
+        client = HttpClient(HttpLimits(connect_timeout_s=30.0), resolve=resolve)
+        pool = client.pool(Origin("http", "two.test", 80))
+        started = time.monotonic()
+        assert (await ask(pool))[1] == b"{}"
+        assert time.monotonic() - started < 2.0
+        await ask(pool)
+        assert far_end.connection_count == 1
+        await client.close()
 
 
 @pytest.fixture(scope="module")
