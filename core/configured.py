@@ -103,7 +103,9 @@ def _provider(name: str, settings: ProviderSettings, client: HttpClient, environ
         if settings.kind == "scripted":
             return ScriptedProvider(msgspec.convert(settings.script, Script))
         api_key = secret(settings.api_key, environment)
-        return OpenAIProvider(settings.base_url, api_key, client, settings.headers)
+        return OpenAIProvider(
+            settings.base_url, api_key, client, settings.headers, max_connections=settings.max_connections
+        )
     except (BadSettings, ValueError, msgspec.ValidationError) as error:
         raise BadSettings(f"providers.{name}: {error}") from None
 

@@ -138,6 +138,9 @@ class ProviderSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     disconnect_policy: Literal["cancel_estimate", "drain"] = "cancel_estimate"
     """When a caller goes away: end the upstream's work and estimate its usage, or read its answer to the end for the
     exact one (at most 64 at once and 30 s each; the others are estimated)."""
+    max_connections: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
+    """Requests at once from each core, each over a connection of its own, to this host; providers with the same host
+    and limit share it. One more goes to the model's next endpoint, or is a 429 if there is none. Default: no limit."""
     script: dict[str, Any] = {}
 
 

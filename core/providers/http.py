@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
+from core.errors import RateLimited
 from core.providers.base import ConnectFailed
 from core.providers.http_connection import Connection
 from core.providers.http_reply import HttpReply
@@ -35,13 +36,10 @@ class HttpLimits:
     """Bounds of the client.
 
     `connect_timeout_s` covers name lookup, TCP and TLS. An idle connection is closed after `idle_timeout_s`.
-    `max_connections` per origin, idle ones included; None: as many as there are requests. A request above it
-    fails at once with ConnectFailed, so that another endpoint is tried instead of waiting here.
     """
 
     connect_timeout_s: float = 5.0
     idle_timeout_s: float = 60.0
-    max_connections: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +69,23 @@ class Origin:
 
 
 class HttpPool:
-    """The connections to one origin. Made by `HttpClient.pool`."""
+    """The connections to one origin. Made by `HttpClient.pool`.
+
+    At most `max_connections`, idle ones included; None: as many as there are requests. A request above that fails at
+    once with RateLimited, so that another endpoint is tried instead of waiting here.
+    """
 
     def __init__(
         self,
         origin: Origin,
+        max_connections: int | None,
         limits: HttpLimits,
         tls: ssl.SSLContext | None,
         wall_clock: Callable[[], float],
         resolve: Resolver,
     ) -> None:
         self._origin = origin
+        self._max_connections = max_connections
         self._limits = limits
         self._tls = tls
         self._wall_clock = wall_clock
@@ -102,11 +106,11 @@ class HttpPool:
         if loop is None:  # asked for once: it takes a system call
             loop = self._loop = asyncio.get_running_loop()
         reply = HttpReply(self._dial, loop, head, body)
-        limit = self._limits.max_connections
+        limit = self._max_connections
         if self._idle:
             reply.begin(self._idle.popitem()[0])
         elif limit is not None and len(self._open) + len(self._dialling) >= limit:
-            reply.broke(ConnectFailed("The limit of connections to the upstream is reached."))
+            reply.fail(RateLimited("The upstream has as many requests as it may have at once.", retry_after_s=1.0))
         else:
             self._dial(reply)
         return reply
@@ -215,7 +219,7 @@ class HttpPool:
 
 
 class HttpClient:
-    """All pools, one per origin; shared by all providers."""
+    """All pools; shared by all providers."""
 
     def __init__(
         self,
@@ -230,14 +234,15 @@ class HttpClient:
         self._tls = tls
         self._wall_clock = wall_clock
         self._resolve = resolve or _system_addresses
-        self._pools: dict[Origin, HttpPool] = {}
+        self._pools: dict[tuple[Origin, int | None], HttpPool] = {}
 
-    def pool(self, origin: Origin) -> HttpPool:
-        """The pool of this origin, made when first asked for."""
-        found = self._pools.get(origin)
+    def pool(self, origin: Origin, max_connections: int | None = None) -> HttpPool:
+        """The pool of this origin with this limit, made when first asked for."""
+        found = self._pools.get((origin, max_connections))
         if found is None:
             tls = self._tls_context() if origin.scheme == "https" else None
-            found = self._pools[origin] = HttpPool(origin, self._limits, tls, self._wall_clock, self._resolve)
+            found = HttpPool(origin, max_connections, self._limits, tls, self._wall_clock, self._resolve)
+            self._pools[origin, max_connections] = found
         return found
 
     async def close(self) -> None:

@@ -42,14 +42,17 @@ class OpenAIProvider:
         api_key: str | None,
         client: HttpClient,
         extra_headers: Mapping[str, str] | None = None,
+        *,
+        max_connections: int | None = None,
     ) -> None:
-        """`base_url` as OpenAI's SDKs take it, with `/v1`. `extra_headers` go out with every request.
+        """`base_url` as OpenAI's SDKs take it, with `/v1`. `extra_headers` go out with every request. For
+        `max_connections` see `HttpPool`.
 
         ValueError, which never repeats a secret, when one of them cannot be sent.
         """
         origin = Origin.of(base_url)
         self._base_url = base_url.rstrip("/")
-        self._pool = client.pool(origin)
+        self._pool = client.pool(origin, max_connections)
         head = _constant_head(origin, self._base_url, api_key, extra_headers or {})
         self._unary_head = head % b"application/json"
         self._stream_head = head % b"text/event-stream"

@@ -129,6 +129,7 @@ def test_settings_do_not_change() -> None:
         ({"providers": {"up": {"kind": "magic"}}}, ("providers.up.kind", "'magic'")),
         ({"providers": {"up": {}}}, ("providers.up", "missing required field `kind`")),
         ({"providers": {"up": {"kind": "openai", "headers": {"a": 1}}}}, ("providers.up.headers", "`str`")),
+        ({"providers": {"up": {"kind": "openai", "max_connections": 0}}}, ("up.max_connections", ">= 1", "0")),
         ({"providers": {"up": 3}}, ("providers.up", "`object`", "3")),
         ({"providers": []}, ("providers", "`object`", "[]")),
         ({"models": {}}, ("models", "`array`")),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import trustme
 
-from core.errors import UpstreamFailed
+from core.errors import RateLimited, UpstreamFailed
 from core.providers.base import ConnectFailed, Head
 from core.providers.http import HttpClient, HttpLimits, HttpPool, Origin
 from core.providers.http_reply import HttpReply
@@ -197,11 +197,11 @@ async def test_idle_connections_are_closed_in_time(far_end: Any, complaints: lis
 
 
 async def test_a_limit_of_connections_refuses_at_once(far_end: Any, complaints: list[Any]) -> None:
-    """A request above the limit fails as unreachable rather than wait; one after it is served."""
-    client = HttpClient(HttpLimits(max_connections=1))
-    pool = client.pool(await far_end.answer(OK))
+    """A request above the limit fails as rate limited rather than wait; one after it is served."""
+    client = HttpClient()
+    pool = client.pool(await far_end.answer(OK), 1)
     first, second = send(pool), send(pool)
-    with pytest.raises(ConnectFailed):
+    with pytest.raises(RateLimited):
         await second.head()
     assert await read_all(first) == b"{}"
     assert (await ask(pool))[1] == b"{}"

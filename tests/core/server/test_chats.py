@@ -191,6 +191,44 @@ async def test_a_body_over_the_limit_is_refused_by_the_transport(start: Any, set
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+async def test_a_provider_takes_no_more_requests_at_once_than_it_may(start: Any, settings: Any) -> None:
+    """What is above goes to the model's next endpoint, or is a 429 to be tried again soon; nobody pays for it."""
+    go_on, connected = asyncio.Event(), 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connected
+        connected += 1
+        while await reader.read(100_000):
+            await go_on.wait()
+            answer = b'{"id":"x","choices":[{"index":0,"message":{"content":"far"},"finish_reason":"stop"}]}'
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(answer), answer))
+        writer.close()
+
+    def text(answer: Any) -> str:
+        return str(json.loads(answer.body)["choices"][0]["message"]["content"])
+
+    far_end = await asyncio.start_server(serve, "127.0.0.1", 0)
+    base_url = f"http://127.0.0.1:{far_end.sockets[0].getsockname()[1]}/v1"
+    made = settings(providers={"far": {"kind": "openai", "base_url": base_url, "max_connections": 2}})
+    far = msgspec.structs.replace(made.models[0].endpoints[0], provider="far")
+    alone = msgspec.structs.replace(made.models[0], id="alone", endpoints=[far])
+    backed = msgspec.structs.replace(made.models[0], id="backed", endpoints=[far, *made.models[0].endpoints])
+    core = await start(msgspec.structs.replace(made, models=[alone, backed]))
+    first = [asyncio.ensure_future(core.unary(body(model="alone")).wait_for_connection()) for _ in range(2)]
+    await until(lambda: connected == 2)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await core.unary(body(model="alone"))
+    found, retry, request_id = core.info(caught.value)
+    assert (found.reason, retry.retry_delay.seconds) == ("RATE_LIMIT_EXCEEDED", 1)
+    assert (await core.usage_soon(request_id)).cost_nano_usd == 0
+    assert text(await core.unary(body(model="backed"))) == "one two three"
+    go_on.set()
+    await asyncio.gather(*first)
+    assert text(await core.unary(body(model="alone"))) == "far"
+    assert connected == 2
+    far_end.close()
+
+
 async def test_a_caller_that_cancels_is_settled_at_once(core: Any) -> None:
     """So is one whose deadline passes."""
     for cancelled in (True, False):
