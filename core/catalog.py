@@ -11,7 +11,7 @@ import msgspec
 
 from core.call import Caller, Role
 from core.errors import ModelNotAllowed, ModelNotFound
-from storage.records import Price
+from storage.records import Configuration, Price
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +57,18 @@ class Catalog:
             by_id[model.id] = model
         return cls(MappingProxyType(by_id))
 
-    def content_hash(self) -> str:
-        """A hash of what cores on one database must agree on: models, their prices, limits and endpoints."""
-        content = [
-            [model.id, model.price.id, model.max_output_tokens, model.max_image_tokens, model.public]
-            + [[each.name, each.provider, each.upstream_model] for each in model.endpoints]
-            for model in self.models.values()
-        ]
-        return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:16]
+    def configuration(self, version: int) -> Configuration:
+        """Of this version (0: none), what cores on one database must agree on: models, their prices, limits and
+        endpoints."""
+        content: list[list[object]] = []
+        parts = {}
+        for model in self.models.values():
+            limits = [model.max_output_tokens, model.max_image_tokens, model.public]
+            endpoints = [[each.name, each.provider, each.upstream_model] for each in model.endpoints]
+            content.append([model.id, model.price.id, *limits, *endpoints])
+            aspects = {"price": model.price.id, "limits": limits, "endpoints": endpoints}
+            parts[model.id] = {name: _hash(aspect)[:8] for name, aspect in aspects.items()}
+        return Configuration(version, _hash(content)[:16], parts)
 
     def require(self, model_id: str, caller: Caller) -> Model:
         """The model of this ID. ModelNotFound when there is none, ModelNotAllowed when the caller may not use it."""
@@ -74,6 +78,10 @@ class Catalog:
         if not may_use(caller, model):
             raise ModelNotAllowed(f"This key may not use the model {model_id!r}.", param="model")
         return model
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(msgspec.json.encode(content)).hexdigest()
 
 
 def may_use(caller: Caller, model: Model) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from worldrouter.calls.memory import give_memory_back
 
 from core.access_log import AccessRecord
+from core.agreement import Agreement
 from core.catalog import Catalog
 from core.chat.admission import Admission
 from core.chat.dispatch import TimeLimits
@@ -28,7 +29,7 @@ from core.rates.rates import Rates
 from core.settings import Settings
 from storage.errors import StoreError
 from storage.interfaces import Store
-from storage.records import UNVERSIONED, Configuration, Settlement
+from storage.records import Settlement
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class Engine:
         self._store = store
         self.core_id = "core_" + ids.new()
         """Of this core since it started."""
+        self.agreement = Agreement(store, self.core_id, ttl_s=settings.money.lease_ttl_s)
         self._tasks: set[asyncio.Task[None]] = set()
         self.ledger = LedgerWriter(
             store,
@@ -84,6 +86,7 @@ class Engine:
             queue=lambda: self.ledger.depth,
             held_nano_usd=lambda: self.escrow.held_nano_usd,
             deviations=lambda: self.auditor.deviation_count,
+            outdated=lambda: self.agreement.outdated,
         )
 
     def _make_pipeline(
@@ -138,9 +141,7 @@ class Engine:
 
     async def exchange(self, offer: Offer, version: int) -> None:
         """Serve this from now on, in the configuration of this version (0: none). StoreError: nothing has changed."""
-        catalog = offer.catalog
-        configuration = Configuration(version, catalog.content_hash()) if version else UNVERSIONED
-        await self._store.put_prices([model.price for model in catalog.models.values()], configuration)
+        await self.agreement.enter(offer.catalog, version)
         self.pipeline.offer = offer
 
     def keep(self, work: Coroutine[None, None, None]) -> None:
@@ -169,6 +170,7 @@ class Engine:
                 await self.escrow.renew()
                 await self._store.reap()
                 renewed_s = time.monotonic()
+                await self.agreement.check()
             except StoreError as error:
                 _log.error("The leases could not be renewed: %s", error)
             except Exception:  # whatever it was: without renewals nobody is admitted for good
@@ -189,6 +191,7 @@ class Engine:
                 await self.ledger.drained()
                 await self.escrow.close()
                 await self.rates.close()
+                await self._store.retire_core(self.core_id)
         except (TimeoutError, StoreError) as error:
             _log.error("The ledger could not be flushed: %s", error)
         for task in tuple(self._tasks):

@@ -91,6 +91,7 @@ class Metrics(Collector):
         queue: Callable[[], int],
         held_nano_usd: Callable[[], int],
         deviations: Callable[[], int],
+        outdated: Callable[[], bool],
     ) -> None:
         """Read these when the metrics are scraped."""
         self._gauges = {
@@ -99,6 +100,7 @@ class Metrics(Collector):
             "worldrouter_ledger_queue_rows": ("Settlements that are not committed yet.", queue),
             "worldrouter_held_nano_usd": ("Money held by running requests, in nanodollars.", held_nano_usd),
             "worldrouter_core_audit_deviations": ("What did not add up at the last audit.", deviations),
+            "worldrouter_configuration_outdated": ("1 while other cores serve a newer configuration.", outdated),
         }
 
     def commit(self, rows: int, seconds: float) -> None:

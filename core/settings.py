@@ -186,8 +186,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     version: Annotated[int, msgspec.Meta(ge=0, le=2**53)] = 0
     """Grows with every change of models, prices or endpoints, if several cores share a database: one whose file has a
     lower version than the database has been served with, or the same one and other content, does not start, nor is it
-    loaded again. 0, the default, is no version: it is lower than any other, and among files without one nothing is
-    compared."""
+    loaded again. 0, the default, is no version: it is lower than any other, and a file without one that differs from
+    what another live core serves is refused too. A core that runs goes on when others load a newer one."""
     core: CoreSettings = CoreSettings()
     tls: TlsSettings = TlsSettings()
     database: DatabaseSettings = DatabaseSettings()

@@ -20,7 +20,8 @@ class CommitUnknown(StoreUnavailable):
 
 
 class ConfigurationRefused(StoreError):
-    """The configuration is older than one that the database has been served with, or another of the same version."""
+    """The configuration is older than one that the database has been served with, or another of the same version; or
+    it has no version, and is another than what a live core serves."""
 
 
 class SchemaOutdated(StoreError):

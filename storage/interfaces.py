@@ -15,7 +15,6 @@ from typing import Protocol
 from storage.audit_records import AuditReport, ChainedEntry, Deviation, LedgerSnapshot
 from storage.limit_records import RATE_SLICE_US, Limit, Purse, RateAsk, RateShare
 from storage.records import (
-    UNVERSIONED,
     Account,
     AccountChanges,
     AccountKind,
@@ -33,6 +32,7 @@ from storage.records import (
     Price,
     Refund,
     SecretHash,
+    Serving,
     Settlement,
     TopUp,
 )
@@ -206,12 +206,21 @@ class LedgerStore(Protocol):
         """None when there is none, or when it is not of that account."""
         ...
 
-    async def put_prices(self, prices: Sequence[Price], configuration: Configuration = UNVERSIONED) -> None:
+
+class ConfigurationStore(Protocol):
+    """What cores on one database serve."""
+
+    async def put_prices(self, prices: Sequence[Price], serving: Serving | None = None) -> None:
         """Insert those whose id is new, and the configuration that they come from. Safe to repeat.
 
         ConfigurationRefused, and nothing is inserted, when the database knows a newer version, or this one with
-        another content. Version 0, which is not kept, is older than any other.
+        another content. Version 0 is older than any other, and refused when it has another content than what
+        another live core serves.
         """
+        ...
+
+    async def newest_configuration(self) -> Configuration | None:
+        """The one that cores on this database should serve, without its parts; None before the first."""
         ...
 
 
@@ -296,6 +305,10 @@ class LeaseStore(Protocol):
     async def register_core(self, core_id: str) -> None:
         """Enter a core that just started. On SQLite (one core at a time) every lease of an earlier core is
         closed and its unspent part returned in the same transaction."""
+        ...
+
+    async def retire_core(self, core_id: str) -> None:
+        """A core has ended: it counts as live no more. Safe to repeat."""
         ...
 
     async def acquire(
@@ -403,6 +416,7 @@ class Store(
     KeyStore,
     LimitStore,
     LedgerStore,
+    ConfigurationStore,
     PaymentStore,
     UsageStore,
     LeaseStore,

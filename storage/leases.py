@@ -22,8 +22,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from storage.database import AnyRow, AnySelect, Conflict, Insert, OverDatabase
+from storage.database import AnyRow, AnySelect, Conflict, OverDatabase
 from storage.errors import Missing, StoreError
+from storage.heartbeats import heartbeat, is_live
 from storage.limit_records import is_purse
 from storage.records import Lease
 from storage.tables import BIGINT, accounts, cores, leases, purses
@@ -49,7 +50,7 @@ class SqlLeases(OverDatabase):
         closed and its unspent part returned in the same transaction. Safe to repeat."""
 
         async def work(connection: AsyncConnection) -> None:
-            await connection.execute(self._alive(core_id))
+            await connection.execute(heartbeat(self._db, core_id))
             if self._db.single_core:
                 await connection.execute(update(cores).where(cores.c.id != core_id).values(heartbeat_us=0))
                 while await _close(connection, leases.c.core_id != core_id):
@@ -57,11 +58,13 @@ class SqlLeases(OverDatabase):
 
         await self._db.write(work)
 
-    def _alive(self, core_id: str) -> Insert:
-        """The core's heartbeat. It is entered again if it slept for so long that its row was removed."""
-        now_us = self._db.now_us()
-        row = self._db.insert(cores).values(id=core_id, started_us=now_us, heartbeat_us=now_us)
-        return row.on_conflict_do_update(index_elements=["id"], set_={"heartbeat_us": now_us})
+    async def retire_core(self, core_id: str) -> None:
+        """A core has ended: it counts as live no more. Safe to repeat."""
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(update(cores).where(cores.c.id == core_id).values(heartbeat_us=0))
+
+        await self._db.write(work)
 
     async def acquire(
         self,
@@ -147,7 +150,7 @@ class SqlLeases(OverDatabase):
         now_us = self._db.now_us()
 
         async def work(connection: AsyncConnection) -> list[str]:
-            await connection.execute(self._alive(core_id))
+            await connection.execute(heartbeat(self._db, core_id))
             own = select(leases.c.id).where(leases.c.core_id == core_id, leases.c.state == "active")
             life = {"ttl_us": ttl_us, "expires_us": now_us + literal(ttl_us, BIGINT)}
             renewed = (
@@ -186,8 +189,7 @@ class SqlLeases(OverDatabase):
         own: ColumnElement[bool] = (accounts.c.id == account_id) & (accounts.c.kind != "house")
         if is_purse(account_id):
             owners, spendable, own = purses, purses.c.available, purses.c.id == account_id
-        since_us = self._db.now_us() - literal(ttl_us, BIGINT)
-        live = select(func.count()).select_from(cores).where(cores.c.heartbeat_us > since_us)
+        live = select(func.count()).select_from(cores).where(is_live(self._db, ttl_us))
         floor = literal(4 * chunk, BIGINT)
         plenty = (spendable >= floor) & (spendable >= floor * live.scalar_subquery())
         for amount, condition in ((max(want, chunk), plenty), (want, true())):

@@ -1,16 +1,15 @@
-"""The append-only ledger: payments, adjustments, prices, and reading what was settled."""
+"""The append-only ledger: payments, adjustments, and reading what was settled."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 from sqlalchemy import ColumnElement, Select, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import AnyRow, AnySelect, OverDatabase
 from storage.entries import add_available, enter
-from storage.errors import ConfigurationRefused, Duplicate
+from storage.errors import Duplicate
 from storage.idempotency import claim
 from storage.purses import give_back
 from storage.records import (
@@ -18,17 +17,14 @@ from storage.records import (
     HOUSE_FEES,
     HOUSE_PAYMENTS,
     HOUSE_USAGE,
-    UNVERSIONED,
     Charge,
-    Configuration,
     LedgerEntry,
     Once,
-    Price,
     Settlement,
     TopUp,
 )
 from storage.settlement import REQUEST_FIELDS
-from storage.tables import accounts, api_keys, configurations, ledger, prices
+from storage.tables import accounts, api_keys, ledger
 from storage.usage_records import UsageRecord, UsedBy
 
 _ENTRY = (
@@ -125,42 +121,6 @@ class SqlLedger(OverDatabase):
         asked = used_by(whose, ledger.c.debit_account, ledger.c.key_id)
         found = await self._db.rows(select(ledger).where(ledger.c.ref == request_id, ledger.c.kind == "usage", *asked))
         return usage_record_of(found[0]) if found else None
-
-    async def put_prices(self, prices_: Sequence[Price], configuration: Configuration = UNVERSIONED) -> None:
-        """Insert those whose id is new, and the configuration that they come from. Safe to repeat.
-
-        ConfigurationRefused, and nothing is inserted, when the database knows a newer version, or this one with
-        another content. Version 0, which is not kept, is older than any other.
-        """
-        rows = [asdict(price) for price in prices_]
-
-        async def work(connection: AsyncConnection) -> None:
-            await self._enter_configuration(connection, configuration)
-            if rows:
-                await connection.execute(self._db.insert(prices).on_conflict_do_nothing(), rows)
-
-        await self._db.write(work)
-
-    async def _enter_configuration(self, connection: AsyncConnection, ours: Configuration) -> None:
-        if ours.version:
-            # Of two cores that enter one version at once, the second waits here for the first.
-            row = self._db.insert(configurations).values(**asdict(ours), created_us=self._db.now_us())
-            await connection.execute(row.on_conflict_do_nothing())
-        columns = (configurations.c.version, configurations.c.content_hash)
-        newest = select(*columns).order_by(configurations.c.version.desc()).limit(1)
-        for version, content_hash in await connection.execute(newest):
-            if version > ours.version:
-                mine = f"has version {ours.version}" if ours.version else "has no version"
-                raise ConfigurationRefused(
-                    f"this configuration {mine}, but the database has been served with version {version}: "
-                    f"start with that file, or give this one a version above {version}"
-                )
-            if content_hash != ours.content_hash:
-                raise ConfigurationRefused(
-                    f"this configuration has version {version}, but other models, prices or endpoints (content "
-                    f"{ours.content_hash}) than the one of version {version} that the database has been served with "
-                    f"(content {content_hash}): start with that file, or give this one a version above {version}"
-                )
 
 
 async def _top_up(connection: AsyncConnection, payment_id: str) -> TopUp:

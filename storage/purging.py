@@ -35,7 +35,7 @@ class SqlPurging(OverDatabase):
         # What does not add up is for the audit to find.
         even = purses.c.available + purses.c.spent == purses.c.amount
         old_purses = (purses.c.ends_us < before_us) & even & purses.c.id.not_in(active)
-        # SQLite's next core sets the heartbeat of those before it to 0.
+        # A core that ends sets its heartbeat to 0, as SQLite's next core does for those before it.
         gone = (cores.c.heartbeat_us < before_us) & (cores.c.started_us < before_us)
         old_cores = gone & cores.c.id.not_in(select(leases.c.core_id))
         return (

@@ -7,7 +7,8 @@ the Unix epoch by the database's clock unless a field says otherwise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, TypedDict
 
 import msgspec
@@ -146,14 +147,21 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """Which configuration a core has: its version, 0 or more, and a hash of what cores on one database agree on."""
+    """Which configuration a core has: its version (0: its file has none), and a hash of what cores on one database
+    agree on, without a space. `parts` are hashes by model and aspect, for people: in which of them two differ."""
 
     version: int
     content_hash: str
+    parts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
-UNVERSIONED = Configuration(0, "")
-"""A configuration whose file has no version."""
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A core that is to serve a configuration. Others are live if they were heard of within `ttl_s`."""
+
+    core_id: str
+    configuration: Configuration
+    ttl_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 from storage.accounts import SqlAccounts
 from storage.auditing import SqlAudits
+from storage.configurations import SqlConfigurations
 from storage.database import Database
 from storage.idempotency import SqlIdempotency
 from storage.interfaces import Store
@@ -37,6 +38,7 @@ class SqlStore(
     SqlKeys,
     SqlLimits,
     SqlLedger,
+    SqlConfigurations,
     SqlRefunds,
     SqlPayments,
     SqlUsage,

@@ -162,7 +162,8 @@ ledger = Table(
     sqlite_strict=True,
 )
 
-# The versions of the configuration that cores have served with.
+# The versions of the configuration that cores have served with; 0 is what those serve whose file has none. Behind the
+# hash, after a space, may be JSON of what it is made of: see `storage.configurations`.
 configurations = Table(
     "configurations",
     metadata,

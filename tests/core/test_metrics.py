@@ -127,7 +127,12 @@ def test_the_present_is_read_at_the_scrape(metrics: Metrics, value: Any) -> None
     """In flight, read on, queued, held, and what the last audit found."""
     now = [1]
     metrics.watch(
-        in_flight=lambda: now[0], drains=lambda: 5, queue=lambda: 2, held_nano_usd=lambda: 3, deviations=lambda: 4
+        in_flight=lambda: now[0],
+        drains=lambda: 5,
+        queue=lambda: 2,
+        held_nano_usd=lambda: 3,
+        deviations=lambda: 4,
+        outdated=lambda: True,
     )
     now[0] = 7
     assert value("worldrouter_requests_in_flight") == 7
@@ -135,6 +140,7 @@ def test_the_present_is_read_at_the_scrape(metrics: Metrics, value: Any) -> None
     assert value("worldrouter_ledger_queue_rows") == 2
     assert value("worldrouter_held_nano_usd") == 3
     assert value("worldrouter_core_audit_deviations") == 4
+    assert value("worldrouter_configuration_outdated") == 1
 
 
 # The port

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from sqlalchemy.exc import DBAPIError
 
-from storage.errors import ConfigurationRefused, Duplicate, IdempotencyConflict, Missing
-from storage.records import UNVERSIONED, Configuration, Once, Price
+from storage.errors import Duplicate, IdempotencyConflict, Missing
+from storage.records import Once
 from storage.usage_records import ALL_USAGE, UsageBounds, UsageQuery, UsedBy
 
 
@@ -137,40 +135,6 @@ async def test_usage_records_hold_the_settlement_as_it_was(store, funded, acquir
     assert await store.usage_between(asked, UsageBounds(0, newer.entry_id - 1), limit=10) == [older]
     assert await store.usage_record("req_1") == older
     assert await store.usage_record("adj_acc_1") is None
-
-
-async def test_put_prices_keeps_what_is_there(store, query) -> None:
-    """Prices are inserted once, in any mixture of new and known ones."""
-    prices = [Price(f"price_{number}", "model", number, 2, 3, 4) for number in range(3)]
-    await store.put_prices([])
-    await store.put_prices(prices[:2])
-    await store.put_prices(prices)
-    rows = await query("SELECT * FROM prices ORDER BY id")
-    assert [tuple(row) for row in rows] == [(price.id, "model", price.input_pico_usd, 2, 3, 4) for price in prices]
-
-
-async def test_an_older_configuration_is_refused(store, query) -> None:
-    """So is another of the same version, and one without a version where there is one; nothing of it is kept."""
-    prices = [Price(f"price_{number}", "model", number, 2, 3, 4) for number in range(3)]
-    await store.put_prices(prices[:1])
-    for _ in range(2):
-        await store.put_prices(prices[:1], Configuration(6, "old"))
-    for _ in range(2):
-        await store.put_prices(prices[:2], Configuration(7, "new"))
-    refused = [(Configuration(6, "old"), "6.*7"), (Configuration(7, "other"), "7.*other.*new"), (UNVERSIONED, "no.*7")]
-    for configuration, named in refused:
-        with pytest.raises(ConfigurationRefused, match=named):
-            await store.put_prices(prices, configuration)
-    assert len(await query("SELECT * FROM prices")) == 2
-    assert await query("SELECT version, content_hash FROM configurations ORDER BY version") == [(6, "old"), (7, "new")]
-
-
-async def test_of_two_configurations_of_one_version_one_is_refused(store) -> None:
-    """However close together they come."""
-    tried = await asyncio.gather(
-        *(store.put_prices([], Configuration(3, f"content {number}")) for number in range(6)), return_exceptions=True
-    )
-    assert sorted(type(outcome).__name__ for outcome in tried) == ["ConfigurationRefused"] * 5 + ["NoneType"]
 
 
 @pytest.mark.parametrize("change", ["UPDATE ledger SET amount = 0", "DELETE FROM ledger"])

@@ -1,0 +1,20 @@
+"""Which cores are there: each says so again and again, by the database's clock."""
+
+from __future__ import annotations
+
+from sqlalchemy import ColumnElement, literal
+
+from storage.database import Database, Insert
+from storage.tables import BIGINT, cores
+
+
+def heartbeat(database: Database, core_id: str) -> Insert:
+    """The core is there. It is entered again if it slept for so long that its row was removed."""
+    now_us = database.now_us()
+    row = database.insert(cores).values(id=core_id, started_us=now_us, heartbeat_us=now_us)
+    return row.on_conflict_do_update(index_elements=["id"], set_={"heartbeat_us": now_us})
+
+
+def is_live(database: Database, ttl_us: int) -> ColumnElement[bool]:
+    """Whether a core of `cores` said so within that time."""
+    return cores.c.heartbeat_us > database.now_us() - literal(ttl_us, BIGINT)
