@@ -25,6 +25,7 @@ from worldrouter.calls.memory import reuse_memory
 from worldrouter.v1 import auth_pb2, auth_pb2_grpc
 
 from core.configured import refuse_exposed_test_payments
+from core.embedded.ahead import model_server
 from core.embedded.defaults import wants_embedded_model, with_embedded_model
 from core.embedded.model import MODEL_ID, ModelServerError
 from core.embedded.model_server import ModelServer
@@ -77,8 +78,8 @@ REFUSALS = (
 """Why a router does not start; the message is for whoever starts it."""
 
 
-def run(config: Path | None, home: Home, overrides: Mapping[str, object]) -> int:
-    """Serve until a signal; the exit status."""
+def run(config: Path | None, home: Home, overrides: Mapping[str, object], model: ModelServer | None = None) -> int:
+    """Serve until a signal; the exit status. `model` may have begun already."""
     reuse_memory()
     try:
         of_edge = {name: overrides[option] for option, name in _EDGE_OPTIONS.items() if option in overrides}
@@ -90,7 +91,7 @@ def run(config: Path | None, home: Home, overrides: Mapping[str, object]) -> int
         refuse_exposed_test_payments(settings, edge.host)
         settings = _with_test_page(settings, edge)
         serve = _alone if settings.core.workers == 1 else _keep_workers
-        uvloop.run(serve(settings, edge, home, source))
+        uvloop.run(serve(settings, edge, home, source, model))
     except REFUSALS as error:
         sys.stderr.write(f"worldrouter serve: {error}\n")
         return 1
@@ -119,7 +120,9 @@ def _edge_table(config: Path | None) -> dict[str, object]:
     return table
 
 
-async def _alone(settings: Settings, edge_settings: EdgeSettings, home: Home, source: Source) -> None:
+async def _alone(
+    settings: Settings, edge_settings: EdgeSettings, home: Home, source: Source, model: ModelServer | None
+) -> None:
     """Everything in this process."""
     signals = StopSignals(settings.timeouts.drain_s)
     home.remove_stale_ready()
@@ -128,7 +131,7 @@ async def _alone(settings: Settings, edge_settings: EdgeSettings, home: Home, so
     if not settings.database.url:
         await migrate(database_url(settings, home))
     async with AsyncExitStack() as last:
-        settings, source, upstreams = await _with_model(settings, source, home, last)
+        settings, source, upstreams = await _with_model(settings, source, home, model, last)
         started = await _start(settings, source, edge_settings, home, signals, last, first_key=True)
         itself = WorkerProcess(os.getpid(), started.grpc, started.admin)
         _say_welcome(settings, started, [itself])
@@ -139,7 +142,9 @@ async def _alone(settings: Settings, edge_settings: EdgeSettings, home: Home, so
     end_by_force()
 
 
-async def _keep_workers(settings: Settings, edge_settings: EdgeSettings, home: Home, source: Source) -> None:
+async def _keep_workers(
+    settings: Settings, edge_settings: EdgeSettings, home: Home, source: Source, model: ModelServer | None
+) -> None:
     """Several processes with edge and core; here only what they share. They end with this one."""
     workers = Workers()
     signals = StopSignals(settings.timeouts.drain_s, workers.forward)
@@ -154,7 +159,7 @@ async def _keep_workers(settings: Settings, edge_settings: EdgeSettings, home: H
         # Made once, here: workers that made them at the same time would not agree.
         operator_token(home)
         peppers(home)
-        settings, source, upstreams = await _with_model(settings, source, home, last)
+        settings, source, upstreams = await _with_model(settings, source, home, model, last)
         last.push_async_callback(workers.stop, signals.left_s)
         started = await workers.start(_orders(settings, source, edge_settings, home))
         if not workers.stopping:
@@ -298,7 +303,7 @@ def _write_ready(home: Home, http: str, upstreams: dict[str, str], workers: Sequ
 
 
 async def _with_model(
-    settings: Settings, source: Source, home: Home, last: AsyncExitStack
+    settings: Settings, source: Source, home: Home, model: ModelServer | None, last: AsyncExitStack
 ) -> tuple[Settings, Source, dict[str, str]]:
     """The settings and their source with the embedded model, which is started if it is wanted, and its upstream.
 
@@ -306,17 +311,12 @@ async def _with_model(
     """
     if not wants_embedded_model(settings):
         return settings, source, {}
-    url = (await _start_model(settings, home, last)).base_url
+    url = await _start_model(model or model_server(settings, home), last)
     return with_embedded_model(settings, url), msgspec.structs.replace(source, model_url=url), {MODEL_ID: url}
 
 
-async def _start_model(settings: Settings, home: Home, last: AsyncExitStack) -> ModelServer:
-    """Start the model's server, restart it when it ends by itself, and stop it last of all."""
-    model = ModelServer(
-        log_path=home.logs / "model.log",
-        threads=settings.embedded.threads,
-        progress=lambda text: _say(text),
-    )
+async def _start_model(model: ModelServer, last: AsyncExitStack) -> str:
+    """Start the model's server, restart it when it ends by itself, and stop it last of all. Its base URL."""
     await model.start()
 
     async def keep() -> None:
@@ -336,12 +336,7 @@ async def _start_model(settings: Settings, home: Home, last: AsyncExitStack) -> 
 
     keeper = asyncio.get_running_loop().create_task(keep())
     last.push_async_callback(stop)
-    return model
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    return model.base_url
 
 
 async def _drain(core: CoreServer, edge: EdgeServer, signals: StopSignals) -> None:

@@ -6,6 +6,7 @@ wanted by the commands that are mere clients, and would double the time until th
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -89,12 +90,16 @@ def serve(
       worldrouter serve --config worldrouter.toml --home /var/lib/worldrouter
       worldrouter serve --config worldrouter.toml --workers 4
     """
-    # Lazily, see above.
+    # Lazily, see above; and the model's server starts while all else is loaded.
+    from core.embedded.ahead import model_begun
+
+    _create(session.home)
+    model = model_begun(config, session.home)
     from core.serve import run
 
     ports = {"http_port": http_port, "grpc_port": grpc_port, "admin_port": admin_port}
     others = {"host": host, "cors_origins": cors_origins, "workers": workers}
-    _launch(run, config, session.home, {**ports, **others})
+    _launch(functools.partial(run, model=model), config, session.home, {**ports, **others})
 
 
 @click.command()

@@ -9,13 +9,12 @@ await server.stop()
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 from core.embedded.model import DISPLAY_NAME, ModelServerError, find_model
 
@@ -34,7 +33,7 @@ class ModelServer:
 
     `log_path` receives all it prints, overwritten by the first start. `port` 0 takes a free one, kept for later starts.
     `progress` is told, in words for people, what is being waited for. The child ends with the *thread* that called
-    `start` at the latest, also after kill -9.
+    `begin` or `start` at the latest, also after kill -9.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class ModelServer:
         self._start_timeout_s = start_timeout_s
         self._stop_timeout_s = stop_timeout_s
         self._progress = progress
-        self._process: Process | None = None
+        self._process: Popen[bytes] | None = None
 
     @property
     def base_url(self) -> str:
@@ -62,20 +61,29 @@ class ModelServer:
 
     @property
     def pid(self) -> int:
-        """The child's process id; after `start`. Raises ModelServerError before."""
+        """The child's process id; after `begin` or `start`. Raises ModelServerError before."""
         if self._process is None:
             raise ModelServerError("the embedded model has not been started")
         return self._process.pid
 
+    def begin(self) -> None:
+        """Start the child and return at once, without a loop; `start` then waits for this one.
+
+        Raises ModelServerError when the model is not installed, OSError when the log cannot be written.
+        """
+        find_model()
+        self._process = self._spawn()
+
     async def start(self) -> None:
-        """Start the child and return when it answers, which takes about half a second.
+        """Start the child, unless it was begun, and return when it answers, which takes about half a second.
 
         Raises ModelServerError, with nothing left running, when the model is not installed, the port is taken, or
         it does not answer in time.
         """
-        find_model()
         self._progress(f"Starting {DISPLAY_NAME} …")
-        self._process = await self._spawn()
+        if self._process is None or self._process.returncode is not None:
+            self.begin()
+        assert self._process is not None
         try:
             async with asyncio.timeout(self._start_timeout_s):
                 self._port = await self._listening_port(self._process)
@@ -90,34 +98,37 @@ class ModelServer:
 
     async def wait(self) -> int:
         """Return the exit code when the child ends, by `stop` or by itself (negative: the signal's number)."""
-        if self._process is None:
+        process = self._process
+        if process is None:
             raise ModelServerError("the embedded model has not been started")
-        return await self._process.wait()
+        status = await asyncio.to_thread(process.wait)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        process.stdout.close()
+        return status
 
     async def stop(self) -> None:
         """End the child, by force after `stop_timeout_s`; without a child nothing happens."""
         process = self._process
         if process is None or process.returncode is not None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
+        process.terminate()
         try:
             async with asyncio.timeout(self._stop_timeout_s):
-                await process.wait()
+                await self.wait()
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            process.kill()
+            await self.wait()
 
-    async def _spawn(self) -> Process:
+    def _spawn(self) -> Popen[bytes]:
         """The child gets none of our environment's secrets, and no Ctrl-C of our terminal."""
         command = [sys.executable, "-P", "-m", "core.embedded.llama_server"]
         options = ["--port", str(self._port), "--threads", str(self._threads), "--parent", str(os.getpid())]
         environment = {name: os.environ[name] for name in _CHILD_ENVIRONMENT if name in os.environ}
         with self._log_path.open("wb" if self._process is None else "ab") as log:
-            return await asyncio.create_subprocess_exec(
-                *command,
-                *options,
+            return Popen(
+                [*command, *options],
                 stdin=PIPE,
                 stdout=PIPE,
                 stderr=log,
@@ -125,10 +136,10 @@ class ModelServer:
                 start_new_session=True,
             )
 
-    async def _listening_port(self, process: Process) -> int:
+    async def _listening_port(self, process: Popen[bytes]) -> int:
         """What the child reports on its standard output, once."""
         assert process.stdout is not None
-        line = await process.stdout.readline()
+        line = await asyncio.to_thread(process.stdout.readline)
         if not line:
             raise ModelServerError(self._with_log("it ended while starting"))
         report = json.loads(line)
