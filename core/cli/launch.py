@@ -93,7 +93,6 @@ def serve(
     # Lazily, see above; and the model's server starts while all else is loaded.
     from core.embedded.ahead import model_begun
 
-    _create(session.home)
     model = model_begun(config, session.home)
     from core.serve import run
 

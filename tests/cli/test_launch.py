@@ -35,7 +35,8 @@ def launched(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """The command of a launcher, and what its server was started with; the server ends with status 3."""
     calls: Launched = []
 
-    def run(config: Path | None, home: Home, overrides: Mapping[str, object]) -> int:
+    def run(config: Path | None, home: Home, overrides: Mapping[str, object], model: object = None) -> int:
+        assert model is None  # a state folder that never served
         calls.append((config, home, overrides))
         return 3
 
