@@ -1,6 +1,8 @@
 """A step of the hash chain on SQLite: one function, run in one hop to the thread of the writer's connection.
 
 All entries come as one JSON text: see `storage.sqlite_writing` for what a statement costs, as does every row it gives.
+A step is not waited for until it is on the disk, as settlements wait behind it: what a crash undoes is chained again,
+and comes out the same.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from storage.chain import CONTENT_FIELDS, CREDIT, DEBIT, Head, link
-from storage.sqlite_writing import Rows, transaction
+from storage.sqlite_writing import Rows, transaction, written_lazily
 
 _FRESH: Final = f"""
     SELECT json_group_array(json_array({", ".join(CONTENT_FIELDS)})) FROM (
@@ -44,7 +46,7 @@ class ChainTransaction:
 
         There is one writer: ids ascend in commit order, and behind the last one chained nothing is left.
         """
-        with transaction(connection):
+        with written_lazily(connection), transaction(connection):
             [[text]] = connection.execute(_FRESH, (limit,))
             # In the order of their ids, which an aggregate does not promise.
             entries: list[Sequence[Any]] = sorted(msgspec.json.decode(text), key=itemgetter(0))

@@ -19,6 +19,17 @@ _MOST_PARAMETERS: Final = 999
 
 
 @contextmanager
+def written_lazily(connection: sqlite3.Connection) -> Iterator[None]:
+    """Transactions that a crash of the machine may undo, until a later commit makes them durable, for the disk is not
+    waited for: of what can be made again. Never others: afterwards every commit is on the disk, as before."""
+    connection.execute("PRAGMA synchronous = NORMAL")
+    try:
+        yield
+    finally:
+        connection.execute("PRAGMA synchronous = FULL")
+
+
+@contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     """A transaction on a connection in autocommit mode, committed at the end.
 

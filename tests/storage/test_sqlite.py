@@ -115,6 +115,25 @@ async def test_settle_or_chain_that_fails_halfway_has_changed_nothing(
     await audit()
 
 
+@pytest.mark.parametrize("denied", [None, no_insert("ledger_chain"), no_commit], ids=["done", "broken off", "in doubt"])
+async def test_settlements_are_durable_after_a_step_of_the_chain(store, funded, denied) -> None:
+    """The chain does not wait for the disk, as it can be made again; however its step ends, commits do as before."""
+    await funded(balance=100)
+    await authorize(store, denied)
+    if denied is None:
+        await store.chain()
+    else:
+        with pytest.raises(StoreUnavailable):
+            await store.chain()
+    await authorize(store, None)
+
+    async def synchronous(connection) -> object:
+        return (await connection.exec_driver_sql("PRAGMA synchronous")).scalar()
+
+    full = 2
+    assert await store._db.write(synchronous) == full
+
+
 async def test_a_change_whose_commit_fails_is_of_unknown_outcome(store, funded, acquire, settlement, audit) -> None:
     """So are other changes; the connection is replaced, and everything goes on."""
     await funded(balance=100)
