@@ -220,10 +220,13 @@ async def test_none_outlives_the_process_that_keeps_them(
         socket.create_connection(("127.0.0.1", int(router.http.rsplit(":", 1)[1])))
 
 
-def test_a_worker_that_does_not_end_is_killed(launcher: Any, environment: dict[str, str]) -> None:
+def test_a_worker_that_does_not_end_is_killed(
+    launcher: Any, environment: dict[str, str], scripted_config: str, tmp_path: Path
+) -> None:
     """After a second SIGINT nobody waits for a worker that hangs."""
-    home = launcher.home()
-    options = ["--workers", "2", "--http-port", "0", "--grpc-port", "0", "--home", str(home)]
+    home, config = launcher.home(), tmp_path / "worldrouter.toml"
+    config.write_text(scripted_config)  # that of the others on this database, some of which count as live yet
+    options = ["--workers", "2", "--http-port", "0", "--grpc-port", "0", "--home", str(home), "--config", str(config)]
     process = subprocess.Popen(
         [sys.executable, "-c", UNGRACIOUS, *options],
         env={**os.environ, **environment, "WORLDROUTER_EMBEDDED_ENABLED": "false"},
