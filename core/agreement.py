@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from core.catalog import Catalog
@@ -37,13 +38,24 @@ class Agreement:
             raise
         self._ours, self.outdated = ours, False
 
+    async def watch(self, every_s: float) -> None:
+        """Look again and again whether it is outdated."""
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await self.check()
+            except StoreError:
+                pass  # renewing the leases, which logs it, fails as well
+            except Exception:  # whatever it was: it must not end the process
+                _log.exception("The version of the configuration could not be looked at")
+
     async def check(self) -> None:
-        """Look whether it is outdated; a warning, once, if so. It goes on: requests would find nothing otherwise."""
+        """Look whether it is outdated; a warning, once, if so. It goes on: requests would find nothing otherwise.
+
+        StoreError.
+        """
         ours = self._ours
-        try:
-            newest = await self._store.newest_configuration()
-        except StoreError:
-            return  # renewing the leases, which logs it, fails as well
+        newest = await self._store.newest_configuration()
         if ours is None or newest is None or self._ours is not ours:
             return  # it is about to change
         self.outdated = (newest.version, newest.content_hash) != (ours.version, ours.content_hash)

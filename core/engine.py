@@ -130,6 +130,7 @@ class Engine:
         self.keep(self.ledger.run())
         self.keep(self.pipeline.sweep_forever())
         self.keep(self._maintain_leases())
+        self.keep(self.agreement.watch(self._settings.money.lease_ttl_s / RENEWALS_PER_TTL))
         self.keep(self.rates.run())
         self.keep(self.auditor.run())
         self.keep(roll_up_forever(self._store))
@@ -170,7 +171,6 @@ class Engine:
                 await self.escrow.renew()
                 await self._store.reap()
                 renewed_s = time.monotonic()
-                await self.agreement.check()
             except StoreError as error:
                 _log.error("The leases could not be renewed: %s", error)
             except Exception:  # whatever it was: without renewals nobody is admitted for good

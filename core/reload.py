@@ -13,7 +13,7 @@ import msgspec
 
 from core.embedded.defaults import with_embedded_model, with_presets
 from core.settings import BadSettings, Settings, load
-from storage.errors import StoreError
+from storage.errors import CommitUnknown, StoreError
 
 _log = logging.getLogger(__name__)
 
@@ -106,7 +106,10 @@ class Reloader:
                 found = load_again(self._source, self._environment)
                 await self._apply(found)
             except (BadSettings, StoreError) as error:
-                _log.error("The configuration was not loaded again, nothing has changed: %s", error)
+                told = "The configuration was not loaded again, nothing has changed: %s"
+                if isinstance(error, CommitUnknown):
+                    told = "The configuration was not loaded here, but other cores may find it entered; load it again: %s"
+                _log.error(told, error)
                 raise
         count = len(found.settings.models)
         _log.info("The configuration was loaded again: version %d, %d models", found.settings.version, count)

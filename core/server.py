@@ -372,7 +372,11 @@ async def _serve(source: Source, home: Home) -> None:
         settings, home, os.environ, starting_balance=False, on_fatal=signals.hurry, source=source
     )
     signals.on_hangup = server.reload
-    admin = await AdminServer.start([server.registry], settings.core.admin_host, settings.core.admin_port)
+    try:
+        admin = await AdminServer.start([server.registry], settings.core.admin_host, settings.core.admin_port)
+    except BaseException:
+        await server.stop(lambda: 0.0)
+        raise
     settle_in_memory()
     _log.info("serving gRPC on %s:%d, metrics on %s", settings.core.host, server.grpc_port, admin.url)
     await signals.wait()

@@ -115,5 +115,7 @@ def _differences(ours: Parts, theirs: Parts) -> str:
         elif mine != other:
             aspects = [name for name in sorted(mine.keys() | other.keys()) if mine.get(name) != other.get(name)]
             found.append(f"{model_id!r} differs in {' and '.join(aspects)}")
+    if not found:
+        return " (the order of the models)"
     more = [f"{len(found) - NAMED_DIFFERENCES} more"] if len(found) > NAMED_DIFFERENCES else []
     return f" ({', '.join(found[:NAMED_DIFFERENCES] + more)})"

@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.database import AnyRow, AnySelect, Conflict, OverDatabase
 from storage.errors import Missing, StoreError
-from storage.heartbeats import heartbeat, is_live
+from storage.heartbeats import RETIRED, heartbeat, is_live
 from storage.limit_records import is_purse
 from storage.records import Lease
 from storage.tables import BIGINT, accounts, cores, leases, purses
@@ -52,7 +52,7 @@ class SqlLeases(OverDatabase):
         async def work(connection: AsyncConnection) -> None:
             await connection.execute(heartbeat(self._db, core_id))
             if self._db.single_core:
-                await connection.execute(update(cores).where(cores.c.id != core_id).values(heartbeat_us=0))
+                await connection.execute(update(cores).where(cores.c.id != core_id).values(heartbeat_us=RETIRED))
                 while await _close(connection, leases.c.core_id != core_id):
                     pass
 
@@ -62,7 +62,7 @@ class SqlLeases(OverDatabase):
         """A core has ended: it counts as live no more. Safe to repeat."""
 
         async def work(connection: AsyncConnection) -> None:
-            await connection.execute(update(cores).where(cores.c.id == core_id).values(heartbeat_us=0))
+            await connection.execute(update(cores).where(cores.c.id == core_id).values(heartbeat_us=RETIRED))
 
         await self._db.write(work)
 

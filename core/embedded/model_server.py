@@ -22,6 +22,7 @@ __all__ = ["ModelServer", "ModelServerError"]
 
 _CHILD_ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")
 _LOG_TAIL_LINES = 3
+MAX_LOG_BYTES = 1 << 20
 
 
 def _quiet(_message: str) -> None:
@@ -31,7 +32,7 @@ def _quiet(_message: str) -> None:
 class ModelServer:
     """A child process with llama.cpp's HTTP server and the embedded model, on loopback.
 
-    `log_path` receives all it prints, overwritten by the first start. `port` 0 takes a free one, kept for later starts.
+    `log_path` receives all it prints, behind what is there unless that is MAX_LOG_BYTES and more. `port` 0 takes a free one, kept for later starts.
     `progress` is told, in words for people, what is being waited for. The child ends with the *thread* that called
     `begin` or `start` at the latest, also after kill -9.
     """
@@ -53,6 +54,7 @@ class ModelServer:
         self._stop_timeout_s = stop_timeout_s
         self._progress = progress
         self._process: Popen[bytes] | None = None
+        self._log_from = 0
 
     @property
     def base_url(self) -> str:
@@ -126,7 +128,10 @@ class ModelServer:
         command = [sys.executable, "-P", "-m", "core.embedded.llama_server"]
         options = ["--port", str(self._port), "--threads", str(self._threads), "--parent", str(os.getpid())]
         environment = {name: os.environ[name] for name in _CHILD_ENVIRONMENT if name in os.environ}
-        with self._log_path.open("wb" if self._process is None else "ab") as log:
+        with self._log_path.open("ab") as log:  # another router may be writing there, one that ends for example
+            if os.fstat(log.fileno()).st_size > MAX_LOG_BYTES:
+                log.truncate(0)
+            self._log_from = os.fstat(log.fileno()).st_size
             return Popen(
                 [*command, *options],
                 stdin=PIPE,
@@ -158,5 +163,6 @@ class ModelServer:
             raise ModelServerError(self._with_log(f"its /health answered {status!r}"))
 
     def _with_log(self, what: str) -> str:
-        lines = self._log_path.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+        said = self._log_path.read_bytes()[self._log_from :].decode(errors="replace")
+        lines = said.splitlines()[-_LOG_TAIL_LINES:]
         return "\n".join([f"the embedded model: {what}; its log is {self._log_path}", *lines])

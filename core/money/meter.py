@@ -161,7 +161,9 @@ class Meter:
                 self._chain.refund(self.settlement.amount_nano_usd)
             elif self._hold is not None:
                 self._escrow.refund(self._hold, self.settlement.amount_nano_usd)
-        self.settlement = instead
+        before, self.settlement = self.settlement, instead
+        if before is not None and self.on_changed is not None:
+            self.on_changed(before, instead)
 
     def _charge(self, tokens: TokenCounts) -> tuple[int, int]:
         cost = cost_nano_usd(self._model.price, tokens)

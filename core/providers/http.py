@@ -106,14 +106,21 @@ class HttpPool:
         if loop is None:  # asked for once: it takes a system call
             loop = self._loop = asyncio.get_running_loop()
         reply = HttpReply(self._dial, loop, head, body)
-        limit = self._max_connections
         if self._idle:
             reply.begin(self._idle.popitem()[0])
-        elif limit is not None and len(self._open) + len(self._dialling) >= limit:
+        elif self._is_full():
             reply.fail(RateLimited("The upstream has as many requests as it may have at once.", retry_after_s=1.0))
         else:
             self._dial(reply)
         return reply
+
+    def _is_full(self) -> bool:
+        """Whether there are as many connections as may be; those that are being closed do not count."""
+        limit = self._max_connections
+        if limit is None or len(self._open) + len(self._dialling) < limit:
+            return False
+        dialled = sum(not task.cancelling() for task in self._dialling)
+        return sum(connection.is_open for connection in self._open) + dialled >= limit
 
     def _dial(self, reply: HttpReply) -> None:
         """Open a connection for this request, and send it there."""

@@ -80,8 +80,11 @@ async def test_files_without_a_version_change_while_nobody_else_is_there(store, 
     assert "2 other live cores serve" in refused
     assert "('m' differs in price, 'new' is only here, 'old' is only there)" in refused
     assert "`version = 1`" in refused
+    same = {"same": {"price": "1"}, "m": {"price": "1", "limits": "1"}, "old": {}}
+    assert "(the order of the models)" in await refusal(store, serving(0, "c", "core_3", **same))
     assert "1 other live core serves" in await refusal(store, serving(0, "c", "core_1"))
     await store.retire_core("core_2")
+    await store.renew("core_2", ttl_s=TTL_S)  # one that was under way
     await query("UPDATE cores SET heartbeat_us = heartbeat_us - 31000000 WHERE id = 'core_1'")
     await store.put_prices(PRICES, other)
     assert await store.newest_configuration() == Configuration(0, "c")

@@ -178,6 +178,9 @@ async def test_a_charge_that_was_given_up_is_free_again() -> None:
     metered = Metered()
     settlement = metered.finish(USED)
     void = msgspec.structs.replace(settlement, amount_nano_usd=0, status="internal_error")
+    told: list[tuple[Settlement, Settlement]] = []
+    metered.meter.on_changed = lambda before, after: told.append((before, after))
     metered.meter.on_void(void)
+    assert told == [(settlement, void)]
     assert metered.lease.spent == 0
     assert metered.meter.settlement is void

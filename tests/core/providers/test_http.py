@@ -208,6 +208,27 @@ async def test_a_limit_of_connections_refuses_at_once(far_end: Any, complaints: 
     await client.close()
 
 
+@pytest.mark.parametrize("reached", ["while it connects", "before its answer", "within its answer"])
+async def test_a_request_that_is_given_up_makes_room_at_once(far_end: Any, complaints: list[Any], reached: str) -> None:
+    """The next attempt of the same request may go to the same host: it must not find its own connection in its way."""
+    endless = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{"
+    client = HttpClient()
+    pool = client.pool(await far_end.answer(endless if reached == "within its answer" else b""), 1)
+    first = send(pool)
+    if reached == "within its answer":
+        await first.head()
+    elif reached == "before its answer":
+        while far_end.open_count == 0:
+            await asyncio.sleep(0.001)
+    first.close()
+    second = send(pool)
+    assert second.is_waiting
+    with pytest.raises(RateLimited):
+        await send(pool).head()
+    second.close()
+    await client.close()
+
+
 async def test_a_refused_connection_is_connect_failed(client: HttpClient) -> None:
     """Nobody listens: the call fails before anything was sent, and says why to the log only."""
     with socket.socket() as unused:
