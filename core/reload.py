@@ -86,7 +86,7 @@ class Reloader:
         self._tasks: set[asyncio.Task[Reloaded]] = set()
 
     async def reload(self) -> Reloaded:
-        """Reload now, and log what it came to. BadSettings, StoreError: nothing has changed.
+        """Reload now, and log what it came to. BadSettings, StoreError: nothing has changed; CommitUnknown: here.
 
         A caller that goes away does not stop it: the database would know of what this core does not serve.
         """
@@ -108,7 +108,7 @@ class Reloader:
             except (BadSettings, StoreError) as error:
                 told = "The configuration was not loaded again, nothing has changed: %s"
                 if isinstance(error, CommitUnknown):
-                    told = "The configuration was not loaded here, but other cores may find it entered; load it again: %s"
+                    told = "The configuration was not loaded here, but others may find it entered; load it again: %s"
                 _log.error(told, error)
                 raise
         count = len(found.settings.models)

@@ -12,7 +12,7 @@ RETIRED = 0
 
 
 def heartbeat(database: Database, core_id: str) -> Insert:
-    """The core is there, unless it was retired. It is entered again if it slept for so long that its row was removed."""
+    """The core is there, unless it was retired; entered again if it slept for so long that its row was removed."""
     now_us = database.now_us()
     row = database.insert(cores).values(id=core_id, started_us=now_us, heartbeat_us=now_us)
     is_retired = cores.c.heartbeat_us == RETIRED

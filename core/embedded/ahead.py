@@ -21,8 +21,8 @@ def model_server(settings: Settings, home: Home) -> ModelServer:
 def model_begun(config: Path | None, home: Home) -> ModelServer | None:
     """That server on its way, if `serve` will want it.
 
-    None also when anything is wrong, which is for `serve` to say, when another router runs, whose place `serve` will not
-    take, and at the first start: one that is refused leaves nothing behind.
+    None also when anything is wrong, which is for `serve` to say, when another router runs, whose place `serve` will
+    not take, and at the first start: one that is refused leaves nothing behind.
     """
     try:
         settings = source_of(config, os.environ, {}, presets=True).loaded
