@@ -23,6 +23,7 @@ __all__ = ["ModelServer", "ModelServerError"]
 _CHILD_ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "TMPDIR")
 _LOG_TAIL_LINES = 3
 MAX_LOG_BYTES = 1 << 20
+"""From here on the log begins anew, at the next start."""
 
 
 def _quiet(_message: str) -> None:
@@ -32,8 +33,8 @@ def _quiet(_message: str) -> None:
 class ModelServer:
     """A child process with llama.cpp's HTTP server and the embedded model, on loopback.
 
-    `log_path` receives all it prints, behind what is there unless that is MAX_LOG_BYTES and more. `port` 0
-    takes a free one, kept for later starts.
+    `log_path` receives all it prints, behind what is there unless that is more than MAX_LOG_BYTES. `port`
+    0 takes a free one, kept for later starts.
     `progress` is told, in words for people, what is being waited for. The child ends with the *thread* that called
     `begin` or `start` at the latest, also after kill -9.
     """
