@@ -87,16 +87,15 @@ class Scene:
     def upstream_log(self) -> Path:
         return self.folder / "upstream.jsonl"
 
-    async def until_live(self, crowd: Crowd, share: float) -> None:
-        """Wait until so many of the streams run, and a moment later still do."""
+    async def until_live(self, crowd: Crowd, share: float) -> int:
+        """Wait until so many of the streams run, and a moment later still do; how many do."""
         deadline_s = time.monotonic() + READY_TIMEOUT_S
         while True:
             await asyncio.sleep(random.uniform(0.1, 1.0))  # time to notice what was killed before
             if crowd.live >= share * self.plan.streams:
-                break
+                return crowd.live
             if time.monotonic() > deadline_s:
                 raise AssertionError(f"{crowd.live} streams run: {crowd.outcomes}")
-        self.live.append(crowd.live)
 
     def check(self, database: str) -> dict[str, Any]:
         """What the independent checker finds."""
@@ -106,7 +105,7 @@ class Scene:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode not in (0, 1):
             raise AssertionError(done.stderr)
-        return {"kills": len(self.live), "fewest_live": min(self.live), **json.loads(done.stdout)}
+        return {"kills": len(self.live), "fewest_live": min(self.live, default=0), **json.loads(done.stdout)}
 
 
 @contextmanager
@@ -150,11 +149,12 @@ async def kill_serve(on: Scene) -> dict[str, Any]:
     with on.client_log.open("a", buffering=1) as log:
         crowd = Crowd(on.plan.streams, log, lambda: urls, keys)
         for _ in range(on.plan.kills):
-            await on.until_live(crowd, 0.9)
+            on.live.append(await on.until_live(crowd, 0.9))
             router.process.send_signal(signal.SIGKILL)
             await asyncio.to_thread(router.process.wait)
             router = await asyncio.to_thread(on.launcher.serve, on.config, home=home)
             urls[:] = [router.http]
+        await on.until_live(crowd, 0.9)
         await crowd.stop()
     await asyncio.sleep(on.plan.after_s)
     return await asyncio.to_thread(on.check, f"sqlite:///{home / 'worldrouter.db'}")
@@ -203,10 +203,9 @@ async def kill_apart(on: Scene, database_url: str, *, cores: int = 3, edges: int
         order = [number % len(parts) for number in range(on.plan.kills)]
         random.shuffle(order)
         for number in order:
-            await on.until_live(crowd, 0.7)
+            on.live.append(await on.until_live(crowd, 0.7))
             await parts[number].kill()
         await on.until_live(crowd, 0.9)
-        on.live.pop()
         await crowd.stop()
     await asyncio.sleep(on.plan.after_s)
     plain = make_url(database_url).set(drivername="postgresql").render_as_string(hide_password=False)

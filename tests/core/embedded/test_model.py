@@ -37,7 +37,7 @@ async def client(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Asyn
     """One real model for all tests of this file."""
     server = ModelServer(log_path=Path(tmp_path_factory.mktemp("model")) / "model.log")
     await server.start()
-    async with AsyncOpenAI(base_url=server.base_url, api_key="none", max_retries=0) as client:
+    async with AsyncOpenAI(base_url=server.base_url, api_key="none") as client:
         yield client
     await server.stop()
 
