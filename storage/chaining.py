@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,10 @@ from storage.tables import CHAIN_REVISION, ledger, ledger_chain, revisions
 
 CHAIN_LIMIT = 256
 """Entries chained by one transaction at most: on SQLite settlements wait for it, a few milliseconds."""
+
+CHAIN_PAUSE_S = 0.01
+"""Between two of them, on SQLite: one behind the other they would take turns with settlements, and requests would wait
+for each. It still chains several times what one core settles."""
 
 CONTENT_COLUMNS: Sequence[ColumnElement[Any]] = tuple(
     cast(ledger.c[name], Integer).label(name) if name in FLAG_FIELDS else ledger.c[name] for name in CONTENT_FIELDS
@@ -48,4 +53,6 @@ class SqlChain(OverDatabase):
         while step == CHAIN_LIMIT:
             step = await self._db.chain_once(CHAIN_LIMIT)
             done += step
+            if self._db.single_core:
+                await asyncio.sleep(CHAIN_PAUSE_S)
         return done
