@@ -48,6 +48,17 @@ class Ledger:
         receipt = self.receipts[request_id] = Receipt()
         return self.writer.put(settlement(request_id, amount), receipt)
 
+    async def put_in_vain(self, request_id: str, fault: str) -> None:
+        """Put a charge whose first attempt meets this fault, and the next ones failures, until its waiter is told."""
+        committed = self.put(request_id)
+        self.store.faults["settle"] = [fault] + ["refused"] * 6
+        await self.store.called("settle", 3)
+        self.clock.now_s += SETTLE_TIMEOUT_S
+        self.writer.sweep()
+        with pytest.raises(SettlementFailed):
+            await committed
+        self.store.faults.clear()
+
     async def drained(self) -> None:
         async with asyncio.timeout(10):
             await self.writer.drained()
@@ -255,14 +266,7 @@ async def test_a_charge_that_surely_did_not_happen_is_given_up_in_time(ledger: L
 
 async def test_a_charge_that_may_have_happened_is_given_back(ledger: Ledger, usage: Any, rows: Rows) -> None:
     """Its waiter gets an error in time; the row stays what it was, as the database may have it; a credit follows."""
-    committed = ledger.put("r1")
-    ledger.store.faults["settle"] = ["lost"] + ["refused"] * 6
-    await ledger.store.called("settle", 3)
-    ledger.clock.now_s += SETTLE_TIMEOUT_S
-    ledger.writer.sweep()
-    with pytest.raises(SettlementFailed):
-        await committed
-    ledger.store.faults.clear()
+    await ledger.put_in_vain("r1", "lost")
     await ledger.drained()
     assert usage() == {"r1": [100, 3, "complete", ""]}
     assert ledger.receipts["r1"] == Receipt(commits=1)
@@ -271,14 +275,7 @@ async def test_a_charge_that_may_have_happened_is_given_back(ledger: Ledger, usa
 
 async def test_a_charge_that_did_not_happen_after_all_is_given_up(ledger: Ledger, usage: Any) -> None:
     """Nobody knew in time: its waiter got an error. What is tried again charges nothing, so nothing is given back."""
-    committed = ledger.put("r1")
-    ledger.store.faults["settle"] = ["lost before"] + ["refused"] * 6
-    await ledger.store.called("settle", 3)
-    ledger.clock.now_s += SETTLE_TIMEOUT_S
-    ledger.writer.sweep()
-    with pytest.raises(SettlementFailed):
-        await committed
-    ledger.store.faults.clear()
+    await ledger.put_in_vain("r1", "lost before")
     adjusted = ledger.store.calls["adjust"]
     await ledger.drained()
     assert usage() == {"r1": [0, 0, "internal_error", "SERVICE_UNAVAILABLE"]}
