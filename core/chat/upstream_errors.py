@@ -7,7 +7,7 @@ provider: our unpaid bill must never be the caller's 402.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
@@ -28,22 +28,8 @@ MAX_MESSAGE_CHARS = 2_000
 LONG_RETRY_AFTER_S = 2.0
 _SECRET = re.compile(r"(?i:bearer)\s+\S+|\bsk-[\w-]{6,}|\bAIza[\w-]{20,}")
 """What looks like a credential: providers echo ours in their messages now and then."""
-
-
-class _Error(msgspec.Struct):
-    message: str | None = None
-    param: object = None
-    code: object = None
-
-
-class _Body(msgspec.Struct):
-    error: _Error | str | None = None
-    message: str | None = None
-    param: object = None
-    code: object = None
-
-
-_decoder = msgspec.json.Decoder(_Body)
+_BAD_KEY = "API_KEY_INVALID"
+"""Gemini's reason for a 400 that is about our credential (https://cloud.google.com/apis/design/errors)."""
 
 
 async def read_refusal(read: Callable[[], Awaitable[bytes]], head: Head) -> WorldRouterError:
@@ -64,16 +50,11 @@ def refusal(head: Head, body: bytes) -> WorldRouterError:
     """The error for an upstream's status and error body. A code stays the upstream's, as a string."""
     status, retry_after_s = head.status, head.retry_after_s
     if status in (400, 422):
-        said = _said(body)
-        return UpstreamRejected(
-            _SECRET.sub("[secret]", said.message or "The upstream refused the request.")[:MAX_MESSAGE_CHARS],
-            param=said.param if isinstance(said.param, str) else None,
-            code=str(said.code) if isinstance(said.code, str | int) else None,
-        )
+        return _rejection(status, _error_of(body))
     if status == 413:
         return RequestTooLarge("The request is too large for the upstream.")
     if status in (401, 402, 403, 404):
-        return UpstreamRefused(f"The upstream refused WorldRouter's own access (status {status}).")
+        return _refused(status)
     if status == 408:
         return UpstreamTimeout("The upstream timed out.")
     if status == 429:
@@ -83,12 +64,50 @@ def refusal(head: Head, body: bytes) -> WorldRouterError:
     return UpstreamFailed(f"The upstream failed (status {status}).")
 
 
-def _said(body: bytes) -> _Error:
-    """The error object, OpenAI's or one of those that others send in its place."""
+def _rejection(status: int, error: Mapping[str, object]) -> WorldRouterError:
+    details = error.get("details")
+    if isinstance(details, list) and _BAD_KEY in [each.get("reason") for each in details if isinstance(each, dict)]:
+        return _refused(status)
+    param, code = error.get("param"), error.get("code")
+    return UpstreamRejected(
+        _SECRET.sub("[secret]", _text(error) or "The upstream refused the request.")[:MAX_MESSAGE_CHARS],
+        param=param if isinstance(param, str) else None,
+        code=str(code) if isinstance(code, str | int) else None,
+    )
+
+
+def _refused(status: int) -> UpstreamRefused:
+    return UpstreamRefused(f"The upstream refused WorldRouter's own access (status {status}).")
+
+
+def _error_of(body: bytes) -> Mapping[str, object]:
+    """The error object, OpenAI's or one of those that others send in its place; Gemini's is in an array."""
     try:
-        found = _decoder.decode(body)
+        found = msgspec.json.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return _Error()
-    if isinstance(found.error, str):
-        return _Error(message=found.error)
-    return found.error or _Error(message=found.message, param=found.param, code=found.code)
+        return {}
+    if isinstance(found, list) and found:
+        found = found[0]
+    if not isinstance(found, dict):
+        return {}
+    error = found.get("error")
+    if isinstance(error, str):
+        return {**found, "message": error}
+    return error if isinstance(error, dict) else found
+
+
+def _text(said: object) -> str:
+    """What an error says: as text, or in the lists of complaints, each with the place of a field, that FastAPI
+    (https://fastapi.tiangolo.com/tutorial/handling-errors/) has in `detail`, and Mistral in `message` too.
+    """
+    if isinstance(said, str):
+        return said
+    if isinstance(said, list):
+        return "; ".join(filter(None, map(_text, said)))
+    if not isinstance(said, dict):
+        return ""
+    text = next(filter(None, map(_text, map(said.get, ("message", "detail", "msg")))), "")
+    place = said.get("loc")
+    if not text or not isinstance(place, list):
+        return text
+    return f"{'.'.join(str(part) for part in place if part != 'body')}: {text}".removeprefix(": ")

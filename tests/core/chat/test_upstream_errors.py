@@ -60,7 +60,22 @@ def test_a_rejected_request_keeps_the_upstream_s_words(status: int) -> None:
         (body(message="m", param=["a", 1], code={"x": 1}), ("m", None, "invalid_value")),
         (b'{"error": "just text"}', ("just text", None, "invalid_value")),
         (b'{"object":"error","message":"vLLM","param":"n","code":40001}', ("vLLM", "n", "40001")),
-        (b'{"detail": [{"loc": ["body"], "msg": "x"}]}', ("The upstream refused the request.", None, "invalid_value")),
+        (b'{"code": "bad_argument", "error": "xAI"}', ("xAI", None, "bad_argument")),
+        (b'[{"error": {"code": 400, "message": "Gemini", "status": "INVALID_ARGUMENT"}}]', ("Gemini", None, "400")),
+        (b'{"detail": "FastAPI"}', ("FastAPI", None, "invalid_value")),
+        (b'{"detail": [{"loc": ["body"], "msg": "x"}]}', ("x", None, "invalid_value")),
+        (
+            b'{"object":"error","message":{"detail":[{"loc":["body","messages",0,"name"],"msg":"No."},'
+            b'{"type":"x","loc":["body","store"],"msg":"Extra","input":false}]},"param":null,"code":null}',
+            ("messages.0.name: No.; store: Extra", None, "invalid_value"),
+        ),
+        (
+            b'{"object":"Error","detail":[{"loc":["body","tools"],"msg":"m"}],'
+            b'"message":[{"loc":["body","tools"],"msg":"m"}],"code":3001}',
+            ("tools: m", None, "3001"),
+        ),
+        (b'{"error": {}, "x": [[[null]]]}', ("The upstream refused the request.", None, "invalid_value")),
+        (b"[]", ("The upstream refused the request.", None, "invalid_value")),
         (b"<html>", ("The upstream refused the request.", None, "invalid_value")),
         (b"", ("The upstream refused the request.", None, "invalid_value")),
         (b"\xff\xfe", ("The upstream refused the request.", None, "invalid_value")),
@@ -105,6 +120,14 @@ def test_a_refusal_of_our_access_tells_the_caller_nothing_of_it() -> None:
     error = refusal(head(401), body(message="Incorrect API key provided: sk-secret"))
     assert "sk-secret" not in error.message
     assert error.code == "upstream_error"
+
+
+def test_gemini_s_400_for_our_key_is_not_the_caller_s() -> None:
+    """A credential of ours that the provider does not take is a refusal, whatever its status."""
+    error = {"code": 400, "message": "API key not valid.", "details": [{"reason": "API_KEY_INVALID"}, "more"]}
+    found = refusal(head(400), json.dumps([{"error": error}]).encode())
+    assert type(found) is errors.UpstreamRefused
+    assert "API key" not in found.message
 
 
 async def test_a_body_that_breaks_off_leaves_the_status() -> None:
