@@ -14,6 +14,7 @@ from storage.periods import period_around
 from storage.records import Charge, Price
 
 USD = 1_000_000_000
+DAY_US = 86_400 * 1_000_000
 LIMIT = Limit("lim_1", "acc_1", "spend", "lifetime", 5 * USD)
 
 
@@ -148,3 +149,22 @@ async def test_slots_in_use_are_those_that_cores_have(store: Any, funded: Any, a
     await acquire("lease", 2, account_id=purse.id)
     assert await store.used([slots.id, "lim_0"]) == {slots.id: 2}
     assert await acquire("more", 8, account_id=purse.id) is None
+
+
+async def test_what_is_used_is_of_the_present_period(
+    store: Any, funded: Any, acquire: Any, settlement: Any, query: Any
+) -> None:
+    """What was charged yesterday, to the purse or to a lease of it that is still there, counts no more."""
+    await funded()
+    await store.put_prices([Price("price_1", "model", 1, 1, 1, 1)])
+    daily = await store.set_limit(Limit("lim_3", "acc_1", "spend", "day", 5 * USD))
+    purse_id = (await store.purse(daily.id)).id
+    await acquire("money", 4 * USD)
+    for number in range(2):
+        await acquire(f"budget_{number}", USD, account_id=purse_id)
+        budgets = ((f"budget_{number}", purse_id),)
+        await store.settle([settlement(f"req_{number}", "money", USD // 4, budgets=budgets)])
+    await store.close_lease("budget_0")
+    assert await store.used([daily.id]) == {daily.id: USD // 2}
+    await query(f"UPDATE purses SET starts_us = starts_us - {DAY_US}, ends_us = ends_us - {DAY_US}")
+    assert await store.used([daily.id]) == {}

@@ -143,6 +143,17 @@ async def test_a_poor_payer_leaves_no_hold_on_the_budgets(world: World) -> None:
     assert world.held() == 0
 
 
+async def test_a_stopped_payer_leaves_no_hold_on_the_budgets(world: World) -> None:
+    """Nor a slot, though all of them are at hand."""
+    await world.limit(SLOTS, ORG)
+    (await world.hold(USD)).release()
+    world.escrow.stopped = frozenset({"a"})
+    for hold in (world.funds.try_hold, world.funds.hold):
+        with pytest.raises(ServiceUnavailable):
+            await hold("a", USD, world.limits)  # type: ignore[misc]
+    assert world.held() == 0
+
+
 async def test_a_cancelled_request_leaves_no_hold(world: World) -> None:
     """Wherever it is cancelled: before, in and after each call of the store."""
     await world.limit(SLOTS, ORG, DAILY)

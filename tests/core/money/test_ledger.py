@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 
 from core.money.ledger import LINGER_ABOVE, LINGER_S, MAX_BATCH, QUIET_ROUNDS, LedgerWriter, SettlementFailed
+from storage.limit_records import Limit
 from storage.records import Charge, Settlement
 
 SETTLE_TIMEOUT_S = 5.0
@@ -44,9 +46,9 @@ class Ledger:
     commits: list[int] = field(default_factory=list)
     receipts: dict[str, Receipt] = field(default_factory=dict)
 
-    def put(self, request_id: str, amount: int = 100) -> asyncio.Future[None]:
+    def put(self, request_id: str, amount: int = 100, **changes: Any) -> asyncio.Future[None]:
         receipt = self.receipts[request_id] = Receipt()
-        return self.writer.put(settlement(request_id, amount), receipt)
+        return self.writer.put(msgspec.structs.replace(settlement(request_id, amount), **changes), receipt)
 
     async def put_in_vain(self, request_id: str, fault: str) -> None:
         """Put a charge whose first attempt meets this fault, and the next ones failures, until its waiter is told."""
@@ -264,9 +266,12 @@ async def test_a_charge_that_surely_did_not_happen_is_given_up_in_time(ledger: L
     assert (receipt.commits, [each.amount_nano_usd for each in receipt.voids]) == (1, [0])
 
 
-async def test_a_charge_that_may_have_happened_is_given_back(ledger: Ledger, usage: Any, rows: Rows) -> None:
+@pytest.mark.parametrize("fault", ["lost", "bug after"])
+async def test_a_charge_that_may_have_happened_is_given_back(
+    ledger: Ledger, usage: Any, rows: Rows, fault: str
+) -> None:
     """Its waiter gets an error in time; the row stays what it was, as the database may have it; a credit follows."""
-    await ledger.put_in_vain("r1", "lost")
+    await ledger.put_in_vain("r1", fault)
     await ledger.drained()
     assert usage() == {"r1": [100, 3, "complete", ""]}
     assert ledger.receipts["r1"] == Receipt(commits=1)
@@ -299,6 +304,23 @@ async def test_a_charge_that_came_too_late_is_given_back(ledger: Ledger, usage: 
     assert usage() == {"r1": [100, 3, "complete", ""]}
     assert ledger.receipts["r1"] == Receipt(commits=1)
     assert rows("SELECT kind, credit_account, amount FROM ledger WHERE ref = 'refund-r1'") == [("adjust", "a", 100)]
+
+
+async def test_budgets_get_back_what_they_were_charged(ledger: Ledger, rows: Rows) -> None:
+    """And the account the same: what was charged late, not what was asked for."""
+    await ledger.store.set_limit(Limit("lim_1", "a", "spend", "lifetime", 60))
+    purse_id = (await ledger.store.purse("lim_1")).id
+    ledger.store.faults["settle"] = ["hang"]
+    committed = ledger.put("r1", budgets=(("a lease that is gone", purse_id),))
+    await ledger.store.called("settle")
+    ledger.clock.now_s += SETTLE_TIMEOUT_S
+    ledger.writer.sweep()
+    with pytest.raises(SettlementFailed):
+        await committed
+    ledger.store.resume.set()
+    await ledger.drained()
+    assert rows("SELECT kind, amount FROM ledger WHERE ref LIKE '%r1' ORDER BY id") == [("usage", 60), ("adjust", 60)]
+    assert rows("SELECT available, spent FROM purses") == [(60, 0)]
 
 
 @pytest.mark.parametrize("fault", ["refused", "lost"])

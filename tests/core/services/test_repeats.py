@@ -78,6 +78,19 @@ async def test_an_update_happens_once_whatever_the_order_of_its_mask(core) -> No
     assert answer.display_name == "second"
 
 
+async def test_an_update_of_an_account_happens_once(core) -> None:
+    """Nor does that of an account undo a later one."""
+    await core.make_account("team")
+    for name, key in (("first", "k"), ("second", ""), ("first", "k")):
+        request = account_pb2.UpdateAccountRequest(
+            account=account_pb2.Account(id="team", display_name=name),
+            update_mask=FieldMask(paths=["display_name"]),
+            idempotency_key=key,
+        )
+        answer = await core.accounts.UpdateAccount(request, metadata=core.operator)
+    assert answer.display_name == "second"
+
+
 async def test_a_key_of_one_rpc_is_another_in_the_next(core, failure) -> None:
     """Idempotency keys belong to their RPC: the same one serves a creation, a revocation and a top-up."""
     made = await core.auth.CreateApiKey(
