@@ -73,8 +73,8 @@ class FaultyStore:
     """A store whose next calls of a method fail as its list of `faults` says; `calls` counts them by method.
 
     "refused": unavailable, nothing happened. "lost": it happened, but the answer got lost. "lost before": neither.
-    "hang" waits for `resume` first, "hang after" at last, "hang, then refused" in vain. "bug", "bug after": no error of a store,
-    before or after its effect.
+    "hang" waits for `resume` first, "hang after" at last, "hang, then refused" in vain. "bug": no error of a store;
+    "bug after": nor that, when it had happened.
     """
 
     def __init__(self, store: Store) -> None:
