@@ -67,8 +67,10 @@ def payment_providers(
     if stripe.api_key:
         try:
             found["stripe"] = StripeCheckout(
-                api_key=secret(stripe.api_key, environment) or "",
-                webhook_secret=_required("webhook_secret", secret(stripe.webhook_secret, environment)),
+                api_key=secret("api_key", stripe.api_key, environment) or "",
+                webhook_secret=_required(
+                    "webhook_secret", secret("webhook_secret", stripe.webhook_secret, environment)
+                ),
                 success_url=_required("success_url", stripe.success_url),
                 cancel_url=_required("cancel_url", stripe.cancel_url),
                 api_base=stripe.api_base,
@@ -99,14 +101,14 @@ def _required(name: str, value: str | None) -> str:
 
 
 def _provider(name: str, settings: ProviderSettings, client: HttpClient, environment: Mapping[str, str]) -> Provider:
+    api_key = secret(f"providers.{name}.api_key", settings.api_key, environment)
     try:
         if settings.kind == "scripted":
             return ScriptedProvider(msgspec.convert(settings.script, Script))
-        api_key = secret(settings.api_key, environment)
         return OpenAIProvider(
             settings.base_url, api_key, client, settings.headers, max_connections=settings.max_connections
         )
-    except (BadSettings, ValueError, msgspec.ValidationError) as error:
+    except (ValueError, msgspec.ValidationError) as error:
         raise BadSettings(f"providers.{name}: {error}") from None
 
 

@@ -340,13 +340,14 @@ def end_by_force() -> None:
 def secrets_of(settings: Settings, environment: Mapping[str, str]) -> list[str]:
     """The values that must never be logged or told to a caller. BadSettings."""
     found = [unquote(urlsplit(settings.database.url or "").password or "")]
-    for provider in settings.providers.values():
-        found.append(secret(provider.api_key, environment) or "")
+    for provider_name, provider in settings.providers.items():
+        found.append(secret(f"providers.{provider_name}.api_key", provider.api_key, environment) or "")
         for name, value in provider.headers.items():
             if _CREDENTIAL_HEADER.search(name):
                 found += [value, value.rpartition(" ")[2]]
     stripe = settings.payments.stripe
-    found += [secret(reference, environment) or "" for reference in (stripe.api_key, stripe.webhook_secret)]
+    for setting, reference in (("api_key", stripe.api_key), ("webhook_secret", stripe.webhook_secret)):
+        found.append(secret(f"payments.stripe.{setting}", reference, environment) or "")
     return [each for each in found if each]
 
 

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -201,6 +201,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 T = TypeVar("T")
+_SERVICE_VARIABLE = re.compile(r"([A-Z0-9_]+_)?(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT_\d+_(TCP|UDP|SCTP)(_[A-Z]+)?)")
+_SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
 _STEP = re.compile(r"\.[^.\[]+|\[\d+\]")
 _SECTIONS: Mapping[str, type[msgspec.Struct]] = MappingProxyType(
     {
@@ -248,30 +250,43 @@ def converted(tables: Any, kind: type[T], where: str = "") -> T:
     try:
         return msgspec.convert(tables, kind)
     except msgspec.ValidationError as error:
-        raise BadSettings(_explain(error, tables, where)) from None
+        raise BadSettings(_explain(error, tables, kind, where)) from None
 
 
 def _from_environment(name: str, section: type[msgspec.Struct], environment: Mapping[str, str]) -> dict[str, object]:
+    types = {field.name: field.type for field in msgspec.structs.fields(section)}
+    prefix = f"WORLDROUTER_{name}_".upper()
     found: dict[str, object] = {}
-    for field in msgspec.structs.fields(section):
-        variable = f"WORLDROUTER_{name}_{field.name}".upper()
-        text = environment.get(variable)
-        if text is None:
+    for variable, text in environment.items():
+        key = variable.removeprefix(prefix)
+        if key == variable or _is_of_kubernetes(key, text):
             continue
+        if key.lower() not in types:
+            raise BadSettings(f"{variable}: there is no such setting")
         try:
-            found[field.name] = msgspec.convert(text, field.type, strict=False)
+            found[key.lower()] = msgspec.convert(text, types[key.lower()], strict=False)
         except msgspec.ValidationError as error:
             raise BadSettings(f"{variable}={text!r}: {error}") from None
     return found
 
 
-def _explain(error: msgspec.ValidationError, tables: Any, where: str) -> str:
+def _is_of_kubernetes(key: str, text: str) -> bool:
+    """Whether this is one of the variables that a service named worldrouter-core or worldrouter-core-… brings.
+
+    Source: Kubernetes, "Discovering services"; `…_PORT` is told from the setting by its value.
+    """
+    return bool(_SERVICE_VARIABLE.fullmatch(key) or (key.endswith("PORT") and _SERVICE_URL.match(text)))
+
+
+def _explain(error: msgspec.ValidationError, tables: Any, kind: type[Any], where: str) -> str:
     """msgspec says the wanted type and the path; add where the path begins, and the value that stands there.
 
     A whole table is not shown: it may hold a password.
     """
     wanted, _, path = str(error).partition(" - at `$")
     path = path.removesuffix("`")
+    if wanted.startswith("Invalid enum value"):
+        wanted = f"Expected one of {_choices(kind, path.removeprefix('.'))}"
     value = tables
     try:
         for step in _STEP.findall(path):
@@ -283,10 +298,22 @@ def _explain(error: msgspec.ValidationError, tables: Any, where: str) -> str:
     return f"{key}: {wanted}{shown}" if key else f"{wanted}{shown}"
 
 
-def secret(reference: str, environment: Mapping[str, str]) -> str | None:
-    """What `env:NAME` or `file:PATH` refers to; None for an empty reference. BadSettings, naming no secret."""
-    if not reference:
-        return None
+def _choices(kind: type[Any], name: str) -> str:
+    """The values that a field may have."""
+    field = next(each for each in msgspec.structs.fields(kind) if each.name == name)
+    return ", ".join(f"'{choice}'" for choice in get_args(field.type))
+
+
+def secret(setting: str, reference: str, environment: Mapping[str, str]) -> str | None:
+    """What `env:NAME` or `file:PATH` refers to; None for an empty reference. BadSettings, naming the setting and no
+    secret."""
+    try:
+        return _referred(reference, environment) if reference else None
+    except BadSettings as error:
+        raise BadSettings(f"{setting}: {error}") from None
+
+
+def _referred(reference: str, environment: Mapping[str, str]) -> str:
     kind, _, where = reference.partition(":")
     if kind == "env":
         value = environment.get(where)

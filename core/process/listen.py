@@ -96,15 +96,17 @@ def _credentials(tls: TlsSettings) -> grpc.ServerCredentials:
     for name in ("cert_file", "key_file"):
         if not getattr(tls, name):
             raise BadSettings(f"tls.{name} is not set, but another setting of tls is")
+    files = f"{tls.cert_file}, {tls.key_file}"
     try:
         pair = (Path(tls.key_file).read_bytes(), Path(tls.cert_file).read_bytes())
         authority = Path(tls.client_ca_file).read_bytes() if tls.client_ca_file else None
         check = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         check.load_cert_chain(tls.cert_file, tls.key_file, _no_password)
         if authority is not None:
+            files = tls.client_ca_file
             check.load_verify_locations(tls.client_ca_file)
     except ssl.SSLError as error:
-        raise BadSettings(f"tls: {tls.cert_file}, {tls.key_file}, {tls.client_ca_file}: {error.reason}") from None
+        raise BadSettings(f"tls: {files}: {error.reason or 'not what it should be, in PEM'}") from None
     except OSError as error:
         raise BadSettings(f"tls: {error.filename}: {error.strerror}") from None
     return grpc.ssl_server_credentials([pair], root_certificates=authority, require_client_auth=authority is not None)

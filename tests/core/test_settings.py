@@ -126,7 +126,7 @@ def test_settings_do_not_change() -> None:
         ({"timeouts": {"drain_s": True}}, ("timeouts.drain_s", "`float`", "True")),
         ({"money": {"chunk_nano_usd": 1.5}}, ("money.chunk_nano_usd", "`int`", "1.5")),
         ({"money": {"fee_basis_points": 10_001}}, ("money.fee_basis_points", "<= 10000", "10001")),
-        ({"providers": {"up": {"kind": "magic"}}}, ("providers.up.kind", "'magic'")),
+        ({"providers": {"up": {"kind": "magic"}}}, ("providers.up.kind", "'openai', 'scripted'", "'magic'")),
         ({"providers": {"up": {}}}, ("providers.up", "missing required field `kind`")),
         ({"providers": {"up": {"kind": "openai", "headers": {"a": 1}}}}, ("providers.up.headers", "`str`")),
         ({"providers": {"up": {"kind": "openai", "max_connections": 0}}}, ("up.max_connections", ">= 1", "0")),
@@ -155,11 +155,25 @@ def test_a_bad_variable_is_named(tmp_path: Path) -> None:
         ({"WORLDROUTER_CORE_GRPC_PORT": "many"}, ("WORLDROUTER_CORE_GRPC_PORT", "'many'", "`int`")),
         ({"WORLDROUTER_MONEY_CHUNK_NANO_USD": "0"}, ("WORLDROUTER_MONEY_CHUNK_NANO_USD", "'0'", ">= 1")),
         ({"WORLDROUTER_EMBEDDED_ENABLED": "perhaps"}, ("WORLDROUTER_EMBEDDED_ENABLED", "'perhaps'", "bool")),
+        ({"WORLDROUTER_MONEY_FEE_BASIS_POINT": "0"}, ("WORLDROUTER_MONEY_FEE_BASIS_POINT", "no such setting")),
     ):
         with pytest.raises(BadSettings) as caught:
             load(None, environment, {})
         for part in parts:
             assert part in str(caught.value)
+
+
+def test_variables_of_kubernetes_services_are_ignored() -> None:
+    """Services named worldrouter-core, worldrouter-core-grpc and worldrouter-database bring these."""
+    service = {
+        "WORLDROUTER_CORE_SERVICE_HOST": "10.0.0.1",
+        "WORLDROUTER_CORE_SERVICE_PORT_GRPC": "50051",
+        "WORLDROUTER_CORE_PORT": "tcp://10.0.0.1:50051",
+        "WORLDROUTER_CORE_PORT_50051_TCP_ADDR": "10.0.0.1",
+        "WORLDROUTER_CORE_GRPC_PORT": "tcp://10.0.0.1:50051",
+        "WORLDROUTER_DATABASE_PORT_5432_TCP": "tcp://10.0.0.2:5432",
+    }
+    assert load(None, service, {}) == Settings()
 
 
 def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
@@ -194,13 +208,13 @@ def test_a_refusal_repeats_no_secret(tables: dict[str, Any]) -> None:
 def test_a_secret_is_a_reference(tmp_path: Path) -> None:
     """To a variable or a file; an empty reference is none."""
     (tmp_path / "key").write_text("from-file\n")
-    assert secret("", {}) is None
-    assert secret("env:KEY", {"KEY": "from-env"}) == "from-env"
-    assert secret(f"file:{tmp_path / 'key'}", {}) == "from-file"
+    assert secret("x", "", {}) is None
+    assert secret("x", "env:KEY", {"KEY": "from-env"}) == "from-env"
+    assert secret("x", f"file:{tmp_path / 'key'}", {}) == "from-file"
 
 
 def test_a_reference_to_nothing_is_refused(tmp_path: Path) -> None:
-    """It says which; a secret written down instead of a reference is not repeated."""
+    """It says which, and of which setting; a secret written down instead of a reference is not repeated."""
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "binary").write_bytes(b"\xff")
     for reference, part in (
@@ -212,7 +226,8 @@ def test_a_reference_to_nothing_is_refused(tmp_path: Path) -> None:
         ("sk-canary", "env:NAME"),
     ):
         with pytest.raises(BadSettings) as caught:
-            secret(reference, {"KEY": ""})
+            secret("providers.up.api_key", reference, {"KEY": ""})
+        assert str(caught.value).startswith("providers.up.api_key: ")
         assert part in str(caught.value)
         assert "canary" not in str(caught.value)
 
@@ -243,7 +258,7 @@ def test_providers_get_their_secrets(tmp_path: Path) -> None:
     assert isinstance(made["up"], OpenAIProvider)
     assert isinstance(made["play"], ScriptedProvider)
     assert "canary" not in repr(made)
-    with pytest.raises(BadSettings, match=r"providers\.up: the environment variable UP_KEY is not set"):
+    with pytest.raises(BadSettings, match=r"providers\.up\.api_key: the environment variable UP_KEY is not set"):
         configured.providers(settings, client, {})
 
 

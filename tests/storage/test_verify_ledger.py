@@ -204,6 +204,21 @@ async def test_a_ledger_made_anew_is_not_the_earlier_one(store, ids, export, ver
     assert "the chain up to position 4 is not the earlier one" in said
 
 
+@pytest.mark.parametrize("database_url", ["sqlite_url"], indirect=True)
+async def test_what_was_not_chained_in_an_earlier_export_cannot_vanish(ids, export, verify, tamper, store) -> None:
+    """No chain tells of it, and the balance was mended; where it is chained by now nothing is amiss."""
+    earlier = await export()
+    assert await store.chain() == 1
+    assert verify(await export(), earlier=earlier)[0] == 0
+    lines = [line for line in earlier if line.get("position") != 0]
+    lines[-1] = lines[-1] | {"entries": 4}
+    account = next(line for line in lines if line.get("account_id") == "acc_1")
+    account["available_nano_usd"] += entries(earlier)[-1]["entry"]["amount"]
+    assert verify(lines)[0] == 0
+    status, said = verify(lines, earlier=earlier)
+    assert (status, f"acc_1: entry {ids[-1]} of the earlier export is not there" in said) == (1, True), said
+
+
 @pytest.mark.parametrize("lines", [[], [{"type": "x"}], [{"type": "end"}]], ids=["empty", "other", "headless"])
 def test_what_is_no_export_is_refused(verify, lines) -> None:
     """With an exit status of its own, or as an export without its end."""

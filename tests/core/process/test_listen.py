@@ -128,6 +128,16 @@ async def test_a_key_of_another_certificate_is_refused(
         listen(server, CoreSettings(grpc_port=0), TlsSettings(**(certificate | {"key_file": str(other)})))
 
 
+@pytest.mark.parametrize("setting", ["cert_file", "client_ca_file"])
+async def test_a_file_that_is_no_certificate_is_named(
+    server: grpc.aio.Server, certificate: dict[str, str], tmp_path: Path, setting: str
+) -> None:
+    """With what is wanted, and not beside files that are sound."""
+    (tmp_path / "none.pem").write_text("none")
+    with pytest.raises(BadSettings, match=r"none\.pem(, \S*key\.pem)?: (not what it should be, in PEM|NO_CERT)"):
+        listen(server, CoreSettings(grpc_port=0), TlsSettings(**(certificate | {setting: str(tmp_path / "none.pem")})))
+
+
 async def test_a_unix_socket_is_its_owners(server: grpc.aio.Server, tmp_path: Path) -> None:
     """Mode 0600; one that an earlier process left is replaced."""
     path = tmp_path / "core.sock"
