@@ -326,15 +326,15 @@ async def test_records_of_days_are_found_between_bounds(store, insert) -> None:
 async def test_usage_of_an_account_below_another_is_that_of_its_keys(store, insert) -> None:
     """The root pays for all; an account's part is what its keys and those below it used, rolled up or not yet."""
     await store.create_account("org", "Org", "user")
-    for account_id, parent_id in (("team", "org"), ("group", "team"), ("other", "org")):
+    for account_id, parent_id in (("team", "org"), ("group", "team"), ("cell", "group"), ("other", "org")):
         await store.create_account(account_id, "Below", "user", parent_id=parent_id)
-    for owner in ("org", "team", "group", "other"):
+    for owner in ("org", "team", "group", "cell", "other"):
         await store.create_key(NewApiKey(f"key_{owner}", owner, "Key", SecretHash(b"d", 1), "p", "s", None))
-    entries = {"key_org": 1, "key_team": 2, "key_group": 4, "key_other": 8, None: 16}
+    entries = {"key_org": 1, "key_team": 2, "key_group": 4, "key_other": 8, None: 16, "key_cell": 32}
     await insert(*(entry(f"r{n}", account="org", key=key, amount=n) for key, n in entries.items()))
-    by_account = {"group": 4, "org": 17, "other": 8, "team": 2}
+    by_account = {"cell": 32, "group": 4, "org": 17, "other": 8, "team": 2}
     for _ in range(2):
-        for account_id, amount in (("org", 31), ("team", 6), ("group", 4), ("other", 8)):
+        for account_id, amount in (("org", 63), ("team", 38), ("group", 36), ("cell", 32), ("other", 8)):
             query = UsageQuery(DAY, DAY, UsedBy(account_id, "org"))
             [row] = await summary(store, (), query)
             assert (account_id, row.amount_nano_usd) == (account_id, amount)
