@@ -203,6 +203,22 @@ async def test_all_limits_or_none(cores: Cores) -> None:
     assert [await cores.in_use(each) for each in (ours, theirs, tokens)] == [1, 1, 10]
 
 
+async def test_the_longest_wait_is_told(cores: Cores) -> None:
+    """Of all limits that have no room, asked of the store or known; one that has counts nothing of it."""
+    first, rates = cores.start(), cores.start()
+    soon, late, free = limit(1), limit(1, owner="acc_1"), limit(2, owner="acc_2")
+    await admit(first, soon)
+    await cores.wait(10.0)
+    await admit(first, late)
+    for _ in range(2):
+        with pytest.raises(RateLimited, match="Account acc_1") as caught:
+            await admit(rates, soon, late, free)
+        assert caught.value.retry_after_s is not None
+        assert 59.0 < caught.value.retry_after_s < 61.0
+    await cores.wait(3.0, rates)
+    assert await cores.in_use(free) == 0
+
+
 async def test_tokens_are_corrected_at_the_end(cores: Cores) -> None:
     """Down, which makes room at once, and up, which may leave less than none."""
     rates, of = cores.start(), limit(1_000, "tokens")
@@ -353,3 +369,16 @@ async def test_nothing_is_kept_of_limits_that_nobody_uses(cores: Cores) -> None:
     await cores.wait(3.0, rates)
     await cores.wait(61.0, rates)
     assert rates._shares == {}
+    assert cores.store.calls["forget_rates"] == 1
+
+
+async def test_what_a_long_answer_took_counts_though_its_limit_was_forgotten(cores: Cores) -> None:
+    """Nobody else used the limit while it ran."""
+    rates, of = cores.start(), limit(1_000, "tokens")
+    passed = await admit(rates, of, tokens=10)
+    await cores.wait(3.0, rates)
+    await cores.wait(61.0, rates)
+    assert rates._shares == {}
+    passed.ended(510)
+    await cores.wait(1.0, rates)
+    assert await cores.in_use(of) == 500
