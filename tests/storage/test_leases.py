@@ -22,11 +22,14 @@ async def test_acquire_grants_exactly_what_is_wanted_from_a_small_account(store,
     await audit()
 
 
-async def test_acquire_grants_a_chunk_from_a_large_account(store, funded, acquire) -> None:
-    """From four chunks per live core on, a chunk is granted, or the want when that is more."""
-    await funded(balance=1000)
+async def test_acquire_grants_a_chunk_from_a_large_account(store, funded, acquire, query) -> None:
+    """From four chunks per live core on, be they on credit, a chunk is granted, or the want when that is more."""
+    for account_id, balance in (("acc_1", 400), ("acc_2", 400), ("acc_3", 10)):
+        await funded(account_id, balance)
+    await query("UPDATE accounts SET credit_limit = 390 WHERE id = 'acc_3'")
     assert (await acquire("lease_1", 30, chunk_nano_usd=100)).granted_nano_usd == 100
-    assert (await acquire("lease_2", 130, chunk_nano_usd=100)).granted_nano_usd == 130
+    assert (await acquire("lease_2", 130, chunk_nano_usd=100, account_id="acc_2")).granted_nano_usd == 130
+    assert (await acquire("lease_3", 30, chunk_nano_usd=100, account_id="acc_3")).granted_nano_usd == 100
 
 
 async def test_acquire_counts_live_cores(store, funded, acquire, database_url) -> None:
@@ -36,6 +39,8 @@ async def test_acquire_counts_live_cores(store, funded, acquire, database_url) -
     only_one = database_url.startswith("sqlite")  # there the later core has ended the earlier one
     granted = await acquire("lease_1", 1, chunk_nano_usd=100, core_id="core_2")
     assert granted.granted_nano_usd == (100 if only_one else 1)
+    extended = await store.extend(lease_id="lease_1", seq=2, want_nano_usd=1, chunk_nano_usd=100)
+    assert extended.granted_nano_usd == 2 * granted.granted_nano_usd
     await asyncio.sleep(0.05)
     await store.renew("core_2", ttl_s=30)
     alone = await acquire("lease_2", 1, chunk_nano_usd=100, core_id="core_2", ttl_s=0.05)
