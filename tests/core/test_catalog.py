@@ -84,6 +84,29 @@ def test_a_price_is_known_by_its_content() -> None:
     assert len(ids) == 4
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id": "n"},
+        {"price": price_of("m", input_pico_usd=1, output_pico_usd=2, cache_read_pico_usd=1, cache_write_pico_usd=2)},
+        {"max_output_tokens": 11},
+        {"max_image_tokens": 4_097},
+        {"public": False},
+        {"endpoints": (Endpoint("e0", "p", "down"),)},
+        {"endpoints": (Endpoint("e0", "q", "up"),)},
+        {"endpoints": (Endpoint("e0", "p", "up"), Endpoint("e1", "p", "up"))},
+    ],
+)
+def test_cores_must_agree_on_what_costs_money(changes: dict[str, object]) -> None:
+    """Whatever a charge or an answer depends on makes another configuration; a name to be shown does not."""
+    first = Catalog.of([model()]).configuration(0)
+    changed = Catalog.of([replace(model(), **changes)]).configuration(0)
+    assert changed.content_hash != first.content_hash
+    assert changed.parts != first.parts
+    shown = replace(model(), display_name="Another", owned_by="x", created_s=2)
+    assert Catalog.of([shown]).configuration(0) == first
+
+
 def test_endpoints_are_tried_in_the_configured_order() -> None:
     """At most three, the first three."""
     assert [endpoint.name for endpoint in plan(model(endpoints=5))] == ["e0", "e1", "e2"]

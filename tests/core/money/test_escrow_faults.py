@@ -129,6 +129,22 @@ async def test_a_lease_that_is_being_acquired_is_not_taken_for_a_stray(
     await store.settled(escrow, hold, 5, "r")
 
 
+async def test_a_lease_that_was_acquired_during_a_renewal_is_not_taken_for_a_stray(
+    escrow: Escrow, store: Any, fund: Fund, rows: Rows
+) -> None:
+    """The renewal tells of it, though it was asked before."""
+    await fund("a", 3 * USD)
+    store.faults["acquire"] = store.faults["renew"] = ["hang after"] * 2
+    waiting = asyncio.ensure_future(escrow.hold("a", USD))
+    await store.called("acquire")
+    renewal = asyncio.ensure_future(escrow.renew())
+    await store.called("renew")
+    store.resume.set()
+    escrow.release(await waiting)
+    await renewal
+    assert rows("SELECT state FROM leases") == [("active",)]
+
+
 async def test_a_lease_whose_grant_was_told_too_late_is_not_used(
     escrow: Escrow, store: Any, fund: Fund, clock: Any, rows: Rows
 ) -> None:
