@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from core.chat.halves import without_halves
-from core.chat.tool_calls import produced_bytes
+from core.chat.tool_calls import produced_bytes, with_types
 from core.errors import UpstreamFailed
 from core.money.usage import TokenCounts, parse_usage, usage_json
 
@@ -89,6 +89,7 @@ def read_answer(body: bytes) -> Answer:
             raise UpstreamFailed("The upstream's answer is not complete.")
         text_bytes += _text_bytes(message)
         whole = whole and UNSET not in (choice.index, choice.logprobs, message.role, message.content, message.refusal)
+        whole = whole and (message.tool_calls == _NULL or with_types(message.tool_calls) is message.tool_calls)
     if not whole:
         fields["choices"] = [_mended(at, each) for at, each in enumerate(_choices_decoder.decode(values["choices"]))]
     return Answer(
@@ -107,11 +108,12 @@ def _finish_reasons(choices: list[_Choice]) -> tuple[str, ...]:
 
 
 def _mended(at: int, choice: _Object) -> dict[str, object]:
-    """What OpenAI's schema requires is always there, `logprobs`, `refusal` and `content` as null."""
+    """What OpenAI's schema requires is always there, `logprobs`, `refusal` and `content` as null; calls have a type."""
     mended: dict[str, object] = {"index": at, "logprobs": _NULL, **choice}
     message = _object_decoder.decode(choice["message"])
-    if not _REQUIRED.keys() <= message.keys():
-        mended["message"] = {**_REQUIRED, **message}
+    if "tool_calls" in message:
+        message["tool_calls"] = with_types(message["tool_calls"])
+    mended["message"] = {**_REQUIRED, **message}
     return mended
 
 

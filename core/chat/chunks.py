@@ -12,6 +12,8 @@ leave only when the charge is committed.
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
@@ -30,6 +32,8 @@ _NULL = Raw(b"null")
 _NONE = Raw(b"[]")
 _EMPTY = (_NULL, Raw(b'""'))
 _ROLE = Raw(b'"assistant"')
+_role_away = re.compile(rb'"role": ?"assistant", ?|, ?"role": ?"assistant"(?=\})').subn
+"""Takes it out of a delta: some upstreams have it in every chunk, and openai-python strings them together."""
 _TAIL_USAGE = b',"usage":null}'
 _DONE = b"[DONE]"
 _OBJECT = Raw(b'"chat.completion.chunk"')
@@ -223,6 +227,7 @@ class ChunkRewriter:
                 out, plain = self._held, False
         if plain and (passed := self._exchange_head(data, chunk)) is not None:
             out.append(passed)
+            self._introduced.update([choice.index for choice in choices])
             if self._lessons >= _LESSON_COST:
                 self._learn_frame(data, choices)
         else:
@@ -296,11 +301,8 @@ class ChunkRewriter:
                 continue
             self.text_bytes += _text_bytes(choice.delta)
             plain = plain and choice.delta.tool_calls == _NULL
-            if choice.index not in self._introduced:
-                if choice.delta.role == _ROLE and not choice.finish_reason:
-                    self._introduced.add(choice.index)
-                else:
-                    plain = False
+            if choice.index not in self._introduced and (choice.delta.role != _ROLE or choice.finish_reason):
+                plain = False
         return plain
 
     def _exchange_head(self, data: bytes, chunk: _Chunk) -> bytes | None:
@@ -312,6 +314,10 @@ class ChunkRewriter:
         tail = data[len(self._head) :]
         if b"\\u00" in tail or b'"id"' in tail or b'"model"' in tail or b'"created"' in tail:
             return None
+        if b'"role"' in tail and self._repeats_role(chunk):
+            tail, found = _role_away(b"", tail)
+            if found != 1 or b'"role"' in tail:
+                return None
         if chunk.usage is UNSET:
             if not self._include_usage:
                 return self._our_head + tail
@@ -323,6 +329,9 @@ class ChunkRewriter:
         if tail.endswith(_TAIL_USAGE) and tail.count(b'"usage"') == 1:
             return self._our_head + tail[: -len(_TAIL_USAGE)] + b"}"
         return None
+
+    def _repeats_role(self, chunk: _Chunk) -> bool:
+        return any(_says_role(choice.delta) and choice.index in self._introduced for choice in chunk.choices or ())
 
     def _learn_head(self, data: bytes) -> None:
         self._head = None
@@ -367,6 +376,8 @@ class ChunkRewriter:
             self._introduced.add(view.index)
             delta["role"] = _ROLE
             says = True
+        elif _says_role(view.delta):
+            del delta["role"]
         mended = choice | {"delta": Raw(_encoder.encode(delta))}
         if not view.finish_reason:
             running.append(mended if view.finish_reason is None else mended | {"finish_reason": _NULL})
@@ -408,6 +419,10 @@ def _decode(data: bytes) -> _Chunk:
         return _chunk_decoder.decode(data)
     except (RecursionError, UnicodeDecodeError):
         raise UpstreamFailed("The upstream sent a chunk that is not one.") from None
+
+
+def _says_role(delta: _Delta | None) -> bool:
+    return delta is not None and delta.role is not UNSET and delta.role not in _EMPTY
 
 
 def _texts(choices: list[_Choice]) -> tuple[Raw, ...]:

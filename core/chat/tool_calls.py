@@ -2,8 +2,8 @@
 
 Each carries an `index`, stable per call; `id`, `type` and the name stand only on the first of an index
 (https://platform.openai.com/docs/api-reference/chat-streaming). Some upstreams leave the index out, give every
-call the same one, or repeat id and name on every fragment: clients then see calls melted together, or a name
-doubled.
+call the same one, begin with 1, leave out the type, or repeat id and name on every fragment: clients then see calls
+melted together, none at all, or a name doubled.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ToolCallNumbering:
         call = {"index": Raw(b"%d" % index)} | call | {"index": Raw(b"%d" % index)}
         if (choice, index) not in self._ids:
             self._ids[choice, index] = call_id
-            return call
+            return with_type(call)
         call.pop("id", None)
         call.pop("type", None)
         for name in _BODIES:
@@ -60,7 +60,7 @@ class ToolCallNumbering:
             return self._index_by_id(choice, call, call_id)
         ours = self._latest.get((choice, theirs))
         if ours is None:
-            ours = theirs if (choice, theirs) not in self._ids else self._next(choice)
+            ours = self._next(choice)
         elif call_id and call_id != self._ids[choice, ours] and _is_named(call):
             ours = self._index_by_id(choice, call, call_id)
         self._latest[choice, theirs] = ours
@@ -74,6 +74,24 @@ class ToolCallNumbering:
 
     def _next(self, choice: int) -> int:
         return max((index + 1 for of_choice, index in self._ids if of_choice == choice), default=0)
+
+
+def with_type(call: _Object) -> _Object:
+    """The call with its `type`, which Mistral leaves out; as it is when it has one, or nothing in it has a name."""
+    if call.get("type", _NULL) != _NULL or not _is_named(call):
+        return call
+    body = next(name for name in _BODIES if name in call)
+    return call | {"type": Raw(b'"%b"' % body.encode())}
+
+
+def with_types(raw: Raw) -> Raw:
+    """The tool calls of a message, each with its type; as they are when they have it, or are no list of objects."""
+    try:
+        calls = _calls_decoder.decode(raw)
+    except msgspec.ValidationError:
+        return raw
+    typed = [with_type(call) for call in calls]
+    return raw if typed == calls else Raw(_encoder.encode(typed))
 
 
 def produced_bytes(raw: Raw) -> int:

@@ -78,6 +78,15 @@ def test_what_the_schema_requires_of_a_choice_is_added() -> None:
     assert found == [{"index": at, "message": message, "logprobs": None, "finish_reason": "stop"} for at in (0, 1)]
 
 
+def test_tool_calls_have_a_type() -> None:
+    """Mistral leaves it out, and clients that look for functions see none; what is no call that we know stays."""
+    calls = [{"id": "a", "function": {"name": "f", "arguments": "{}"}}, {"type": "custom", "custom": {"name": "g"}}, {}]
+    whole = {"logprobs": None} | choice(None, finish="tool_calls", refusal=None, tool_calls=calls)
+    assert shown(answer(whole))["choices"][0]["message"]["tool_calls"] == [calls[0] | {"type": "function"}, *calls[1:]]
+    odd = {"logprobs": None} | choice(refusal=None, tool_calls=[7])
+    assert shown(answer(odd))["choices"] == [odd]
+
+
 def test_numbers_keep_their_digits() -> None:
     """Values that are not ours to change stay the bytes they were."""
     body = (

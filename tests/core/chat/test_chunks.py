@@ -203,6 +203,27 @@ def test_the_first_chunk_of_a_choice_carries_the_role(first: Any) -> None:
     assert last[-1]["choices"][0]["delta"] == {}
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"role": "assistant", "content": "x"},
+        {"content": "x", "role": "assistant"},
+        {"content": "x", "role": "model"},
+        {"content": '"role":"assistant",', "role": "assistant", "other": 1},
+        {"role": "assistant"},
+    ],
+)
+def test_the_role_stands_on_the_first_chunk_of_a_choice_alone(said: Any) -> None:
+    """Upstreams that repeat it make "assistantassistant" of it in openai-python; other roles are not the delta's."""
+    several = [chunk(said, index=index, x={"role": "assistant"}) for index in (0, 1, 0, 0, 1)]
+    both = chunk(choices=[{"index": index, "delta": said, "finish_reason": None} for index in (0, 1)])
+    out, _ = passed([*several, both, STOP, chunk(said, "stop", index=1)])
+    deltas = [each["delta"] for one in out for each in one["choices"]]
+    rest = {name: value for name, value in said.items() if name != "role"}
+    assert deltas == [rest | {"role": "assistant"}] * 2 + [rest] * 5 + [{}] + [rest] * bool(rest)
+    assert [one["x"] for one in out[:5]] == [{"role": "assistant"}] * 5
+
+
 @pytest.mark.parametrize("delta", [{}, {"content": ""}, {"role": "assistant", "content": ""}, None])
 def test_an_empty_answer_has_a_role_and_a_finish(delta: Any) -> None:
     """All tokens may have gone into hidden reasoning: `length`, without a word."""

@@ -102,6 +102,22 @@ def test_reads_of_plain_chunks_are_not_parsed(field: bytes, usage: bytes, includ
     assert len(found["out"]) == 2 + 2 * len(plain)
 
 
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        (START.replace(b'{"content', b'{"role":"assistant","content'), END),
+        (START, END.replace(b'"}', b'","role":"assistant"}')),
+    ],
+)
+def test_a_role_in_every_chunk_goes_without_a_parse(start: bytes, end: bytes) -> None:
+    """The frame knows that only the first one stays."""
+    found = same([event(start + text + end) for text in (b"a", b" the", b"\xc3\xa9", b"role")] + [event(STOP)])
+    deltas = [each["choices"][0]["delta"] for each in found["out"]]
+    assert [delta.pop("role", None) for delta in deltas] == ["assistant", None, None, None]
+    assert [delta["content"] for delta in deltas] == ["a", " the", "é", "role"]
+    assert found["framed"] == 3
+
+
 def test_chunks_in_a_row_are_taken_at_once_wherever_a_read_ends() -> None:
     """All in one read, in reads that end in the middle of chunks, with another chunk in front or behind."""
     plain, end = [framed(b"%d" % number) for number in range(50)], event(STOP) + event(b"[DONE]")
@@ -189,6 +205,9 @@ FRAMES = (
     (START.replace(b"content", b"reasoning_content"), END),
     (START.replace(b"content", b"x_new"), END),
     (START.replace(b'{"content', b'{"role":"assistant","content'), END),
+    (START, END.replace(b'"}', b'", "role": "assistant"}')),
+    (START, END.replace(b'"}', b'","role":"model"}')),
+    (START, END.replace(b'"}', b'","x":{"role":"assistant"}}')),
     (START.replace(b'"content":"', b'"content":"first","content":"'), END),
     (START.replace(b'"content":"', b'"content" : "'), b'" } } ] }'),
     (START.replace(b"content", rb"cont\u0065nt"), END),

@@ -85,6 +85,8 @@ class Reference:
                 self.introduced.add(index)
                 says = True
                 delta["role"] = "assistant"
+            elif delta.get("role"):
+                del delta["role"]
             if not reason:
                 running.append({**choice, "delta": delta, "finish_reason": None})
                 continue

@@ -94,6 +94,14 @@ TWO_CALLS = [(0, "a", "f", '{"x":1}'), (1, "b", "g", "{}")]
             ],
             id="a new id on every fragment",
         ),
+        pytest.param(
+            [
+                [part('{"x"', "f", index=1, id="a")],
+                [part(":1}", index=1)],
+                [part("{}", "g", index=3, id="b", type=None)],
+            ],
+            id="numbers that begin with 1 and leave some out",
+        ),
     ],
 )
 def test_every_form_comes_out_as_openai_s(deltas: list[Any]) -> None:
@@ -104,6 +112,7 @@ def test_every_form_comes_out_as_openai_s(deltas: list[Any]) -> None:
     for fragment in (fragment for delta in out for fragment in delta):
         later = fragment["index"] in first_seen
         first_seen.add(fragment["index"])
+        assert later or fragment["type"] == "function"
         assert later is not ("name" in fragment["function"])
         assert not (later and {"id", "type"} & fragment.keys())
 
@@ -133,7 +142,7 @@ def test_custom_tools_are_mended_alike() -> None:
 
 def test_other_fields_stay() -> None:
     """Fields unknown to us, and numbers, are passed on as they were."""
-    raw = b'[{"index":0,"id":"a","function":{"name":"f","arguments":"","x":1.0},"y":[1e2]}]'
+    raw = b'[{"index":0,"id":"a","type":"x","function":{"name":"f","arguments":"","x":1.0},"y":[1e2]}]'
     assert bytes(ToolCallNumbering().number(0, msgspec.Raw(raw))) == raw
 
 
