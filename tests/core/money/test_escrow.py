@@ -56,6 +56,21 @@ async def test_a_lease_is_extended_not_multiplied(escrow: Escrow, store: Any, fu
     assert rows("SELECT granted, seq FROM leases") == [(5 * USD // 2, 5)]
 
 
+async def test_credit_counts_like_money(escrow: Escrow, store: Any, fund: Fund) -> None:
+    """Who fits into it is admitted beside who does not, and the refusal says what it could pay."""
+    await fund("a", USD)
+    await store.update_account("a", {"credit_limit_nano_usd": 2 * USD})
+    with pytest.raises(OutOfFunds) as caught:
+        await escrow.hold("a", 4 * USD)
+    assert caught.value.payable_nano_usd == 3 * USD
+    refused, admitted = await asyncio.gather(
+        escrow.hold("a", 4 * USD), escrow.hold("a", 3 * USD), return_exceptions=True
+    )
+    assert isinstance(refused, OutOfFunds)
+    assert isinstance(admitted, Hold)
+    assert await store.available() == -2 * USD
+
+
 async def test_what_the_account_cannot_pay_is_refused(escrow: Escrow, fund: Fund) -> None:
     """The refusal says how large a hold it could pay, and that nothing is held."""
     await fund("a", USD)

@@ -343,20 +343,21 @@ async def test_a_database_that_does_not_answer_is_no_refusal_of_the_budget(world
     assert world.held() == 0
 
 
-async def test_a_slot_of_a_lease_that_is_closed_meanwhile_is_none(world: World) -> None:
-    """Whoever waits for the payer's money with a slot in hand gets another one when the first one's lease is gone."""
-    await world.limit(SLOTS)
+@pytest.mark.parametrize("what", ["slots", "budgets"])
+async def test_what_is_held_of_a_lease_that_is_closed_meanwhile_is_nothing(world: World, what: str) -> None:
+    """Whoever waits for the payer's money with the rest in hand gets it anew when one of its leases is gone."""
+    await world.limit(SLOTS, Limit("lim_big", "a", "spend", "lifetime", 50 * USD))
     first = await world.hold(USD // 100)
-    gone = first.slots[0].lease
+    gone = getattr(first, what)[0].lease
     first.release()
-    world.store.faults["extend"] = ["hang"]
+    world.store.faults["extend"] = ["ok", "hang"]  # of the budget's lease, and of the payer's
     waiting = asyncio.ensure_future(world.hold(5 * USD))
-    await world.store.called("extend")
+    await world.store.called("extend", 2)
     await world.store.close_lease(gone.id)
     await world.escrow.renew()
     assert gone.lost
     world.store.resume.set()
     chain = await waiting
-    assert [hold.lease.lost for hold in chain.slots] == [False]
+    assert [hold.lease.lost for hold in (*chain.budgets, *chain.slots)] == [False, False]
     assert gone.held == 0
     chain.release()
