@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from sqlalchemy import NullPool, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from storage.errors import Missing
 from storage.limit_records import Limit
@@ -71,6 +73,27 @@ async def test_a_purse_is_made_once_and_follows_its_limit(store: Any, purse_id: 
     assert (await store.balance(purse_id)).available_nano_usd == 3 * USD
     with pytest.raises(Missing):
         await store.purse("nobody's")
+
+
+async def test_a_limit_does_not_change_while_its_purse_is_brought_to_it(
+    store: Any, purse_id: str, database_url: str
+) -> None:
+    """Else the older amount might be the last to be written, and stay."""
+    if database_url.startswith("sqlite"):
+        pytest.skip("one change at a time")
+    blocked = text("SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
+    engine = create_async_engine(database_url, poolclass=NullPool)
+    async with engine.connect() as locking:
+        await locking.execute(text("SELECT 1 FROM purses FOR UPDATE"))
+        bringing = asyncio.ensure_future(store.purse(LIMIT.id))
+        async with asyncio.timeout(5):
+            while (await locking.execute(blocked)).first() is None:
+                await asyncio.sleep(0.01)
+        lowering = asyncio.ensure_future(store.set_limit(Limit("x", "acc_1", "spend", "lifetime", USD)))
+        await asyncio.wait([bringing, lowering], timeout=0.2)
+        assert not (bringing.done() or lowering.done())
+    await asyncio.gather(bringing, lowering)
+    assert (await store.purse(LIMIT.id)).amount == USD
 
 
 async def test_a_purse_of_any_amount_follows_its_limit(store: Any, purse_id: str) -> None:
