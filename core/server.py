@@ -100,7 +100,10 @@ def database_url(settings: Settings, home: Home) -> str:
 async def check_database(settings: Settings, home: Home) -> None:
     """StoreError unless a core can open the database: it answers, and its schema is this program's."""
     store = await open_store(database_url(settings, home))
-    await store.close()
+    try:
+        await state.warn_of_lost_pepper(home, store)
+    finally:
+        await store.close()
 
 
 async def restore_database(settings: Settings, home: Home, backup: Path, *, replace: bool) -> None:
@@ -196,6 +199,7 @@ class CoreServer:
         source = source or Source(config="", overrides={}, loaded=settings)
         store = await open_store(database_url(settings, home))
         try:
+            await state.warn_of_lost_pepper(home, store)
             server = cls(settings, home, store, environment, on_fatal, source, on_reload)
             server.grpc_port = listen(server._server, settings.core, settings.tls)
             await server._make_default_account(starting_balance=starting_balance)

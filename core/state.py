@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 from pathlib import Path
@@ -11,7 +12,9 @@ from core.access.apikeys import Peppers
 from core.access.auth import TOKEN_MIN_LENGTH
 from core.home import Home
 from core.settings import BadSettings
+from storage.interfaces import KeyStore
 
+_LOGGER = logging.getLogger(__name__)
 _SECRET_BYTES = 32
 
 
@@ -38,6 +41,16 @@ def peppers(home: Home) -> Peppers:
         return Peppers(current, by_version)
     except ValueError as error:
         raise BadSettings(f"{home.pepper}: {error}") from None
+
+
+async def warn_of_lost_pepper(home: Home, store: KeyStore) -> None:
+    """Say so before a pepper is made that no key of the database was made with."""
+    if not home.pepper.exists() and await store.keys(account_id=None, before=None, limit=1):
+        _LOGGER.error(
+            "There is no %s, and the database has API keys: a new one is made, with which none of them is let in. "
+            "Copy the file from the core where they were made, or from beside the backup",
+            home.pepper,
+        )
 
 
 def _secret(file: Path, first: str = "") -> str:

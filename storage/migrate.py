@@ -10,7 +10,7 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from storage import postgres, sqlite
 from storage.errors import SchemaOutdated, StoreUnavailable
@@ -30,13 +30,16 @@ async def migrate(url: str) -> None:
         async with exclusive(parsed) as connection:
             await connection.run_sync(upgrade)
     except (SQLAlchemyError, OSError) as error:
-        raise StoreUnavailable(f"cannot migrate: {error}") from error
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        raise StoreUnavailable(f"cannot migrate {parsed.database}: {cause}") from error
 
 
 def refuse_outdated(connection: Connection) -> None:
     """Raise SchemaOutdated unless the schema is this program's."""
     if _pending(connection):
-        raise SchemaOutdated("the database's schema is out of date: run `worldrouter migrate`")
+        raise SchemaOutdated(
+            "the database's schema is out of date: run `worldrouter migrate` with the same configuration"
+        )
 
 
 def known_revisions() -> frozenset[str]:

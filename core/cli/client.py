@@ -159,7 +159,10 @@ def call_failed(error: grpc.RpcError, target: str) -> CallFailed:
         return CallFailed(message, reason=info.reason, request_id=info.request_id or request_id)
     status = call.code().name
     if status == "UNAVAILABLE":
-        message = f"cannot reach the core at {target}; is the router running? {message}"
+        # In the middle of a call the library says no more than "Socket closed".
+        refused = message != "Socket closed" and message.endswith("Socket closed")
+        hint = "; perhaps it wants TLS (--ca), or a certificate of ours too (--cert, --client-key)" if refused else ""
+        message = f"cannot reach the core at {target}; is the router running? {message}{hint}"
     elif status == "DEADLINE_EXCEEDED":
         message = f"the core at {target} did not answer in time"
     return CallFailed(message, reason=status, request_id=request_id)

@@ -163,10 +163,16 @@ def migrate(session: Session, config: Path | None) -> None:
 
     _create(session.home)
     try:
-        asyncio.run(upgrade(database_url(load(config, os.environ, {}), session.home)))
+        url = database_url(load(config, os.environ, {}), session.home)
+        asyncio.run(upgrade(url))
     except (BadSettings, StoreError, OSError) as error:
         raise click.ClickException(one_line(str(error))) from error
-    click.echo("The database has the schema of this version.")
+    click.echo(f"The database {_place(url)} has the schema of this version.")
+
+
+def _place(url: str) -> str:
+    """Where a database is, without user and password."""
+    return url.rpartition("@")[2].removeprefix("sqlite+aiosqlite:///")
 
 
 def offline_audit(session: Session, config: Path | None) -> metering_pb2.AuditResponse:
@@ -202,7 +208,7 @@ def offline_restore(session: Session, config: Path | None, backup: Path, *, repl
         raise click.ClickException(one_line(f"{error}{hint}")) from error
     except (BadSettings, StoreError, OSError) as error:
         raise click.ClickException(one_line(str(error))) from error
-    return database_url(settings, session.home).rpartition("@")[2].removeprefix("sqlite+aiosqlite:///")
+    return _place(database_url(settings, session.home))
 
 
 class Trouble(click.ClickException):

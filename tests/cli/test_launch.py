@@ -114,12 +114,22 @@ def test_migrate_brings_the_database_of_the_state_folder_up(fresh: Session) -> N
     """Without a configuration it is the SQLite file in the state folder; a second time changes nothing."""
     for _ in range(2):
         result = invoke(fresh, "migrate")
-        assert (result.exit_code, result.stdout) == (0, "The database has the schema of this version.\n")
+        said = f"The database {fresh.home.database} has the schema of this version.\n"
+        assert (result.exit_code, result.stdout) == (0, said)
 
     async def use() -> None:
         await (await open_store(f"sqlite+aiosqlite:///{fresh.home.database}")).close()
 
     asyncio.run(use())
+
+
+def test_migrate_names_what_is_no_database(fresh: Session) -> None:
+    """In one line, without the library's advice."""
+    fresh.home.create()
+    fresh.home.database.write_bytes(b"x" * 4096)
+    result = invoke(fresh, "migrate")
+    said = f"Error: cannot migrate {fresh.home.database}: file is not a database\n"
+    assert (result.exit_code, result.stderr) == (1, said)
 
 
 def test_migrate_takes_the_configured_database(fresh: Session, tmp_path: Path) -> None:

@@ -290,7 +290,8 @@ def test_an_outdated_schema_is_refused(launcher: Any, postgres_url: Callable[[],
     options = ["--workers", "2", "--http-port", "0", "--grpc-port", "0"]
     assert launcher.run("serve", *options, home=home, environment=environment).wait(TIMEOUT_S) == 1
     said = (home.parent / "serve.err").read_text().splitlines()
-    assert said == ["worldrouter serve: the database's schema is out of date: run `worldrouter migrate`"]
+    wanted = "run `worldrouter migrate` with the same configuration"
+    assert said == [f"worldrouter serve: the database's schema is out of date: {wanted}"]
 
 
 def free_pair() -> int:

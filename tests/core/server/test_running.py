@@ -19,6 +19,8 @@ import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from worldrouter.v1 import (
+    auth_pb2,
+    auth_pb2_grpc,
     metering_pb2,
     metering_pb2_grpc,
 )
@@ -199,6 +201,21 @@ async def test_what_was_there_is_there_after_a_restart(start: Any) -> None:
         metering_pb2.GetBalanceRequest(), metadata=core.metadata
     )
     assert balance.balance_nano_usd == 5 * USD - 9_000
+
+
+async def test_a_lost_pepper_is_logged_if_there_are_keys(
+    start: Any, home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    """None is let in with the new one that is made; nothing is said at the first start, nor when it is there."""
+    core = await start()
+    stub = auth_pb2_grpc.AuthServiceStub(core.channel)
+    await stub.CreateApiKey(auth_pb2.CreateApiKeyRequest(display_name="k"), metadata=core.metadata)
+    await core.server.stop(lambda: 1.0)
+    await (await start()).server.stop(lambda: 1.0)
+    assert "pepper" not in caplog.text
+    home.pepper.unlink()
+    await start()
+    assert f"There is no {home.pepper}, and the database has API keys" in caplog.text
 
 
 async def test_a_core_with_an_older_configuration_does_not_start(start: Any, settings: Any) -> None:
