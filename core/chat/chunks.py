@@ -340,7 +340,7 @@ class ChunkRewriter:
             return
         try:
             fields = _object_decoder.decode(data[: end - 1] + b"}")
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return
         if not {"id", "object", "created", "model"} <= fields.keys() or fields.keys() & {"usage", "error"}:
             return

@@ -22,6 +22,8 @@ MAX_HEADER_COUNT = 128
 MAX_UNREAD_BYTES = 32 * 1024
 """After which reading pauses; one read more, of 256 kB at most, may be on top."""
 WRITE_SLICE_BYTES = 256 * 1024
+_PLAIN_ENCODINGS = (b"", b"identity", b"none")
+"""Not compressed. The last is in no standard; servers send it to keep proxies from compressing their streams."""
 
 
 class Exchange(Protocol):
@@ -208,7 +210,7 @@ class Connection(asyncio.Protocol):
         self._header_count += 1
         if self._header_count > MAX_HEADER_COUNT:
             raise UpstreamFailed("The upstream's answer has too large a head.")
-        self._headers[name.lower()] = value
+        self._headers[name.lower()] = value  # the parser leaves the blanks behind it
 
     def on_headers_complete(self) -> None:
         headers, exchange = self._headers, self._exchange
@@ -217,9 +219,9 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status < 200:
             return
-        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        if headers.get(b"content-encoding", b"").rstrip().lower() not in _PLAIN_ENCODINGS:
             raise UpstreamFailed("The upstream compressed its answer although it was asked not to.")
-        if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+        if headers.get(b"transfer-encoding", b"chunked").rstrip().lower() != b"chunked":
             raise UpstreamFailed("The upstream's answer has an unknown transfer encoding.")
         self._until_close = not (b"content-length" in headers or b"transfer-encoding" in headers)
         assert exchange is not None, "an answer without a request"
@@ -281,7 +283,7 @@ def read_head(status: int, headers: dict[bytes, bytes], wall_clock: Callable[[],
 
 def _wanted_pause_s(headers: dict[bytes, bytes], wall_clock: Callable[[], float]) -> float | None:
     """Retry-After, or OpenAI's finer `retry-after-ms`, which its own SDKs prefer too."""
-    finer = headers.get(b"retry-after-ms", b"")
+    finer = headers.get(b"retry-after-ms", b"").rstrip()
     if finer.isdigit():
         return int(finer) / 1000
     found = headers.get(b"retry-after")

@@ -124,8 +124,8 @@ class UnaryCall(_Call, grpc.aio.UnaryUnaryCall[Any, Any]):
         return wire.response
 
     async def wait_for_connection(self) -> None:
-        """Wait until the call is done, as grpc.aio's does. Raises as awaiting it would."""
-        self._raise_for_status(await self._wire.wait_for_status())
+        """Wait until the call is done, as grpc.aio's does. Raises as awaiting it would, and cancels as it would."""
+        await self
 
 
 class StreamCall(_Call, grpc.aio.UnaryStreamCall[Any, Any]):
@@ -149,6 +149,7 @@ class StreamCall(_Call, grpc.aio.UnaryStreamCall[Any, Any]):
                 message = await wire.next_message()
             except asyncio.CancelledError:
                 self.cancel()
+                self._exhausted = True
                 raise
             if message is not grpc.aio.EOF:
                 return message
@@ -169,8 +170,12 @@ class StreamCall(_Call, grpc.aio.UnaryStreamCall[Any, Any]):
         return grpc.aio.EOF
 
     async def wait_for_connection(self) -> None:
-        """Wait for the initial metadata. Raises what the call ended with, if it has."""
-        await self._wire.wait_for_initial()
+        """Wait for the initial metadata. Raises what the call ended with, if it has. A cancelled waiter cancels it."""
+        try:
+            await self._wire.wait_for_initial()
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
         if self._wire.status is not None:
             self._raise_for_status(self._wire.status)
 

@@ -1,6 +1,8 @@
 """The chunks of a stream, given the caller's view."""
 
+import contextlib
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -291,6 +293,14 @@ def test_odd_chunks_are_made_whole_too(data: bytes, include_usage: bool) -> None
         assert OURS.items() <= dict(pairs).items()
         assert dict(pairs).get("usage") is None
         assert ("usage" in names) is include_usage
+
+
+def test_nesting_is_passed_on_or_refused() -> None:
+    """However deep, in front of the choices too: it is nobody's RecursionError."""
+    for depth in range(sys.getrecursionlimit() - 150, sys.getrecursionlimit()):
+        head = b'{"id":"a","object":"o","created":1,"model":"m","x":%b%b,' % (b"[" * depth, b"]" * depth)
+        with contextlib.suppress(UpstreamFailed):
+            rewriter().push(head + ROLE_CHOICE + b"}", [])
 
 
 def test_numbers_keep_their_digits() -> None:

@@ -73,6 +73,33 @@ async def test_while_the_response_is_awaited(link: Any, how: str) -> None:
         await call
 
 
+@pytest.mark.parametrize("kind", ["unary", "stream"])
+async def test_while_a_connection_is_awaited(link: Any, kind: str) -> None:
+    """Cancelling the task that waits for the connection cancels the call."""
+    stage = Stage(0, initial=False)
+    link.servicer.unary, link.servicer.stream = stage.unary, stage.stream
+    call = link.create() if kind == "unary" else link.open()
+    waiting = asyncio.ensure_future(call.wait_for_connection())
+    await stage.reached.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await expect_cancelled(link, call, {})
+
+
+async def test_a_cancelled_iteration_has_ended(link: Any) -> None:
+    """Who iterates once more after its task was cancelled finds the end, not the same error again."""
+    stage = Stage(0)
+    link.servicer.stream = stage.stream
+    messages = aiter(link.open())
+    waiting = asyncio.ensure_future(anext(messages, None))
+    await stage.reached.wait()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await anext(messages, None) is None
+
+
 async def test_while_other_things_are_awaited(link: Any) -> None:
     """Whoever waits for status or metadata gets them when the call is cancelled; waiting for connection raises."""
     stage = Stage(0, initial=False)

@@ -192,10 +192,22 @@ async def test_an_answer_that_is_no_good_fails_the_call(answer: bytes, far_end: 
     await until(lambda: far_end.open_count == 0)
 
 
-async def test_an_explicit_identity_encoding_is_accepted(far_end: Any, client: HttpClient) -> None:
-    """`Content-Encoding: identity` says nothing, and is no reason to fail."""
-    answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: identity\r\nContent-Length: 2\r\n\r\n{}"
+@pytest.mark.parametrize(
+    "header",
+    [b"Content-Encoding: identity", b"Content-Encoding: none", b"Content-Encoding:", b"Content-Encoding: Identity \t"],
+)
+async def test_an_explicit_identity_encoding_is_accepted(header: bytes, far_end: Any, client: HttpClient) -> None:
+    """A Content-Encoding that names no compression says nothing, and is no reason to fail."""
+    answer = b"HTTP/1.1 200 OK\r\n%b\r\nContent-Length: 2\r\n\r\n{}" % header
     assert await ask(client.pool(await far_end.answer(answer))) == b"{}"
+
+
+async def test_blanks_behind_a_value_are_none_of_it(far_end: Any, client: HttpClient) -> None:
+    """A chunked answer is one whatever stands between its `chunked` and the end of the line (RFC 9110, 5.5)."""
+    answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked \t\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+    pool = client.pool(await far_end.answer(answer))
+    assert [await ask(pool), await ask(pool)] == [b"{}", b"{}"]
+    assert far_end.connection_count == 1
 
 
 # backpressure
