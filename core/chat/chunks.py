@@ -227,7 +227,8 @@ class ChunkRewriter:
                 out, plain = self._held, False
         if plain and (passed := self._exchange_head(data, chunk)) is not None:
             out.append(passed)
-            self._introduced.update([choice.index for choice in choices])
+            if len(self._introduced) < len(self.finish_reasons):
+                self._introduced.update([choice.index for choice in choices])
             if self._lessons >= _LESSON_COST:
                 self._learn_frame(data, choices)
         else:
