@@ -18,6 +18,7 @@ from core.errors import UpstreamFailed
 from core.money.usage import TokenCounts, parse_usage, usage_json
 
 _NULL = Raw(b"null")
+_EMPTY = (_NULL, Raw(b'""'))
 _Object = dict[str, Raw]
 _REQUIRED: Mapping[str, Raw] = MappingProxyType({"role": Raw(b'"assistant"'), "content": _NULL, "refusal": _NULL})
 """Of a message (OpenAI's ChatCompletionResponseMessage)."""
@@ -27,6 +28,7 @@ class _Message(msgspec.Struct):
     role: Raw | UnsetType = UNSET
     content: Raw | UnsetType = UNSET
     reasoning_content: Raw = _NULL
+    reasoning: Raw = _NULL
     refusal: Raw | UnsetType = UNSET
     tool_calls: Raw = _NULL
 
@@ -119,7 +121,8 @@ def _mended(at: int, choice: _Object) -> dict[str, object]:
 
 def _text_bytes(message: _Message) -> int:
     found = 0 if message.tool_calls == _NULL else produced_bytes(message.tool_calls)
-    for raw in (message.content, message.reasoning_content, message.refusal):
+    reasoning = message.reasoning if message.reasoning_content in _EMPTY else message.reasoning_content
+    for raw in (message.content, reasoning, message.refusal):
         if raw is not UNSET and raw != _NULL:
             found += max(memoryview(raw).nbytes - 2, 0)
     return found

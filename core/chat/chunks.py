@@ -47,6 +47,7 @@ class _Delta(msgspec.Struct):
     role: Raw | UnsetType = UNSET
     content: Raw = _NULL
     reasoning_content: Raw = _NULL
+    reasoning: Raw = _NULL
     refusal: Raw = _NULL
     tool_calls: Raw = _NULL
 
@@ -432,15 +433,19 @@ def _texts(choices: list[_Choice]) -> tuple[Raw, ...]:
     return tuple(
         raw
         for delta in deltas
-        for raw in (delta.content, delta.reasoning_content, delta.refusal, delta.tool_calls)
+        for raw in (delta.content, delta.reasoning_content, delta.reasoning, delta.refusal, delta.tool_calls)
         if raw not in _EMPTY
     )
 
 
 def _text_bytes(delta: _Delta) -> int:
-    """Bytes of text in a delta; a token of JSON syntax more or less does not matter."""
+    """Bytes of text in a delta; a token of JSON syntax more or less does not matter.
+
+    Reasoning is under one of two names (`reasoning` with OpenRouter, Ollama, Groq, vLLM), or the same under both.
+    """
     found = 0 if delta.tool_calls == _NULL else produced_bytes(delta.tool_calls)
-    for raw in (delta.content, delta.reasoning_content, delta.refusal):
+    reasoning = delta.reasoning if delta.reasoning_content in _EMPTY else delta.reasoning_content
+    for raw in (delta.content, reasoning, delta.refusal):
         if raw != _NULL:
             found += max(len(bytes(raw)) - 2, 0)
     return found

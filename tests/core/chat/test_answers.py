@@ -143,6 +143,15 @@ def test_what_was_produced_is_measured() -> None:
 
 
 @pytest.mark.parametrize(
+    "other", [{}, {"reasoning_content": None}, {"reasoning_content": ""}, {"reasoning_content": "y"}]
+)
+def test_reasoning_is_measured_once_under_either_name(other: Any) -> None:
+    """Many upstreams call it `reasoning`, some send it under both names."""
+    thoughts = {name: text and text * 5 for name, text in other.items()}
+    assert read_answer(json.dumps(answer(choice("", reasoning="y" * 5, **thoughts))).encode()).text_bytes == 5
+
+
+@pytest.mark.parametrize(
     "body",
     [
         b"",

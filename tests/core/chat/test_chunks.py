@@ -146,6 +146,16 @@ def test_the_bytes_that_usage_covers_are_known() -> None:
     assert (one.counted_bytes, one.text_bytes) == (10, 20)
 
 
+@pytest.mark.parametrize("other", [None, "", "yyyyy"])
+def test_reasoning_counts_once_under_either_name(other: str | None) -> None:
+    """Whoever goes away while a model thinks pays for its thoughts, which many upstreams call `reasoning`."""
+    one = rewriter()
+    for delta in ({"reasoning": "yyyyy"}, {"content": "", "reasoning": "yyyyy", "reasoning_content": other}):
+        for _ in range(3):
+            one.push(json.dumps(chunk(delta)).encode(), [])
+    assert one.text_bytes == 6 * 5
+
+
 def test_the_last_finish_is_held_back_and_all_that_follows() -> None:
     """Nothing that could pass for the end leaves before the charge is committed."""
     one = rewriter()

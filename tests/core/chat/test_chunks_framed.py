@@ -91,7 +91,7 @@ def framed(text: bytes) -> bytes:
 
 @pytest.mark.parametrize("include_usage", [False, True])
 @pytest.mark.parametrize("usage", [b"", b',"usage":null'])
-@pytest.mark.parametrize("field", [b"content", b"reasoning_content"])
+@pytest.mark.parametrize("field", [b"content", b"reasoning_content", b"reasoning"])
 def test_reads_of_plain_chunks_are_not_parsed(field: bytes, usage: bytes, include_usage: bool) -> None:
     """One chunk teaches the frame; from then on whole reads pass, of one chunk or of many."""
     start, end = START.replace(b"content", field), END[:-1] + usage + b"}"
@@ -203,6 +203,8 @@ FRAMES = (
     (START, b'","content":"the last one counts"},"finish_reason":null}]}'),
     (START, b'"},"delta":{},"finish_reason":null}]}'),
     (START.replace(b"content", b"reasoning_content"), END),
+    (START.replace(b"content", b"reasoning"), END),
+    (START.replace(b'{"content', b'{"reasoning_content":"a","reasoning'), END),
     (START.replace(b"content", b"x_new"), END),
     (START.replace(b'{"content', b'{"role":"assistant","content'), END),
     (START, END.replace(b'"}', b'", "role": "assistant"}')),
