@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from pathlib import Path
 from typing import Final
 
@@ -46,6 +47,7 @@ def open_channel(settings: EdgeSettings) -> grpc.aio.Channel:
         return _relayed(grpc.aio.insecure_channel(settings.core, options), settings)
     files = (settings.core_ca, settings.core_key, settings.core_cert)
     authority, key, certificate = (_read(file) for file in files)
+    _check(settings)
     credentials = grpc.ssl_channel_credentials(authority, key, certificate)
     return _relayed(grpc.aio.secure_channel(settings.core, credentials, options), settings)
 
@@ -78,11 +80,24 @@ def _read(file: str | None) -> bytes | None:
         raise BadSetting(f"cannot read {file}: {error.strerror}") from None
 
 
+def _check(settings: EdgeSettings) -> None:
+    """BadSetting for files that are no certificates or keys: the gRPC library would say so at each connection only."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    files = str(settings.core_ca)
+    try:
+        context.load_verify_locations(settings.core_ca)
+        if settings.core_cert is not None:
+            files = f"{settings.core_cert}, {settings.core_key}"
+            context.load_cert_chain(settings.core_cert, settings.core_key, lambda: "")  # else it asks the terminal
+    except ssl.SSLError as error:
+        raise BadSetting(f"{files}: {error.reason or 'not what it should be, in PEM'}") from None
+
+
 def _is_local(target: str) -> bool:
     """Whether a target is a Unix socket or loopback addresses."""
     if target.startswith("unix:"):
         return True
-    addresses = target.rpartition("/")[2].removeprefix("ipv4:").removeprefix("ipv6:").removeprefix("dns:")
+    addresses = target.removeprefix("ipv4:").removeprefix("ipv6:").removeprefix("dns:").lstrip("/")
     return all(_is_loopback(address) for address in addresses.split(","))
 
 

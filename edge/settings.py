@@ -84,6 +84,8 @@ def load_settings(
         if value is not None:
             values[name] = _checked(name, value, name, strict=True)
     settings = EdgeSettings(**values)
+    if settings.core.startswith(("http://", "https://")):
+        raise BadSetting(f"core = {settings.core!r}: wanted dns:///host:port or unix:/path")
     if (settings.core_cert is None) != (settings.core_key is None):
         raise BadSetting("core_cert and core_key belong together: give both or neither")
     if settings.core_cert is not None and settings.core_ca is None:

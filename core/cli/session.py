@@ -63,7 +63,8 @@ class Session:
         credentials = self.channel_credentials()
         if credentials is None and not is_local(target):
             raise click.ClickException(
-                f"the credential would go to {target} in plain text; give --ca, or use a local address"
+                f"the credential would go to {target} in plain text; "
+                "give --ca, or use a local address, host:port or unix:PATH"
             )
         return Core(target, credential, credentials)
 

@@ -144,7 +144,8 @@ def test_a_credential_never_leaves_the_machine_in_plain_text(session: Session) -
     result = balance(session, "--grpc", "core.example.com:50051")
     assert result.exit_code == 1
     assert result.stderr == (
-        "Error: the credential would go to core.example.com:50051 in plain text; give --ca, or use a local address\n"
+        "Error: the credential would go to core.example.com:50051 in plain text; "
+        "give --ca, or use a local address, host:port or unix:PATH\n"
     )
 
 

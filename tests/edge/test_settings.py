@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from edge.channel import open_channel
 from edge.settings import BadSetting, EdgeSettings, load_settings
@@ -95,6 +97,7 @@ def test_what_is_no_origin_is_refused(origin: str) -> None:
         ({}, {"WORLDROUTER_EDGE_SERVICE": "x"}, r"WORLDROUTER_EDGE_SERVICE: there is no such setting"),
         ({"cors_origins": [7]}, {}, r"\[edge\] cors_origins = \[7\]: Expected `str`, got `int`"),
         ({}, {"WORLDROUTER_EDGE_HOST": ""}, r"WORLDROUTER_EDGE_HOST = '': Expected `str` of length >= 1"),
+        ({"core": "http://127.0.0.1:1"}, {}, r"core = 'http://127.0.0.1:1': wanted dns:///host:port or unix:/path"),
         ({"core_cert": "c"}, {}, "core_cert and core_key belong together"),
         ({"core_cert": "c", "core_key": "k"}, {}, "core_cert needs core_ca"),
     ],
@@ -114,6 +117,7 @@ def test_bad_settings_are_named(table: Any, environment: Any, text: str) -> None
         "ipv4:10.0.0.1:50051",
         "ipv4:127.0.0.1:50051,10.0.0.1:50051",
         "ipv4:10.0.0.1:50051,127.0.0.1:50051",
+        "dns://8.8.8.8/localhost:50051",
     ],
 )
 def test_keys_do_not_cross_the_network_in_plain_text(target: str) -> None:
@@ -137,6 +141,21 @@ def test_keys_do_not_cross_the_network_in_plain_text(target: str) -> None:
 async def test_plain_text_stays_on_this_machine(target: str) -> None:
     """Unix sockets and loopback need no TLS."""
     await open_channel(EdgeSettings(core=target)).close()
+
+
+def test_files_that_are_no_certificates_are_named(tmp_path: Path) -> None:
+    """And a key of another certificate; without that the edge would start and never reach a core."""
+    authority = trustme.CA()
+    one, other = authority.issue_cert("edge.test"), authority.issue_cert("edge.test")
+    ca, cert, key = (str(tmp_path / name) for name in ("ca.pem", "cert.pem", "key.pem"))
+    Path(ca).write_text("none")
+    with pytest.raises(BadSetting, match=r"ca\.pem: NO_CERT"):
+        open_channel(EdgeSettings(core_ca=ca))
+    authority.cert_pem.write_to_path(ca)
+    one.cert_chain_pems[0].write_to_path(cert)
+    other.private_key_pem.write_to_path(key)
+    with pytest.raises(BadSetting, match=r"cert\.pem, \S*key\.pem: KEY_VALUES_MISMATCH"):
+        open_channel(EdgeSettings(core_ca=ca, core_cert=cert, core_key=key))
 
 
 def test_a_file_that_cannot_be_read_is_named() -> None:
