@@ -30,6 +30,16 @@ async def test_a_key_is_bound_by_all_that_is_above_it(auth) -> None:
     assert await caller_of(auth, key) == Caller(Role.API_KEY, "acct_a", record.id, "org", bound)
 
 
+async def test_lists_of_models_choose_from_the_models_that_there_are_now(auth) -> None:
+    """Also once others were loaded, for keys that called before."""
+    auth.keys.put_account("acct_a", allowed_models=("large*",))
+    key, _ = auth.add(allowed_models=("large-2", "large-3"))
+    assert (await caller_of(auth, key)).policy == Policy((), frozenset({"large-2"}))
+    auth.authenticator.put_models({"large-3", "tiny"})
+    caller = await auth.authenticator.authenticate(f"Bearer {key}")  # before the next poll
+    assert caller.policy == Policy((), frozenset({"large-3"}))
+
+
 async def test_nothing_binds_where_nothing_is_set(auth) -> None:
     """Without limits and lists there is no policy, however deep the key is; what is lifted binds no more."""
     auth.keys.put_account("org", limits=[limit("org", 1)])
