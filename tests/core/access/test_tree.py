@@ -70,7 +70,8 @@ async def test_an_account_that_ends_takes_all_below_it_along(auth) -> None:
 
 
 async def test_the_operator_spends_from_the_default_account_within_its_limits(auth, operator_token) -> None:
-    """Limits of the default account bind the operator's chats, lists of models do not."""
+    """Limits of the default account bind the operator's chats, those set later too; lists of models do not."""
+    assert (await caller_of(auth, operator_token)).policy is None
     auth.keys.put_account("org", limits=[limit("org", 1)], allowed_models=("tiny",))
     auth.keys.put_account("acct_default", parent_id="org")
     assert await caller_of(auth, operator_token) == Caller(
