@@ -14,6 +14,7 @@ from core.access.auth import OperatorCredential
 from core.call import Caller, Role
 from core.errors import InvalidApiKey, ServiceUnavailable, WorldRouterError
 from storage.errors import StoreUnavailable
+from storage.limit_records import Limit
 
 
 async def test_a_good_key_is_its_account(auth) -> None:
@@ -212,13 +213,16 @@ async def test_an_entry_is_replaced_only_by_a_newer_one(auth) -> None:
 
 
 async def test_more_keys_than_a_page_are_all_loaded(auth, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A load goes on page by page until it has everything."""
+    """A load goes on page by page until it has everything, the limits too."""
     monkeypatch.setattr(auth_module, "_PAGE_SIZE", 10)
-    keys = [auth.add()[0] for _ in range(30)]
+    added = [auth.add() for _ in range(30)]
+    for _, record in added:
+        auth.keys.limits_[record.id] = [Limit(f"limit_{record.id}", record.id, "requests", "minute", 1)]
     await auth.authenticator.refresh()
     before = auth.keys.load_count
-    for key in keys:
-        await auth.authenticator.authenticate(f"Bearer {key}")
+    for key, record in added:
+        caller = await auth.authenticator.authenticate(f"Bearer {key}")
+        assert caller.policy.limits[0].owner_id == record.id
     assert auth.keys.load_count == before
 
 
