@@ -210,7 +210,7 @@ class Connection(asyncio.Protocol):
         self._header_count += 1
         if self._header_count > MAX_HEADER_COUNT:
             raise UpstreamFailed("The upstream's answer has too large a head.")
-        self._headers[name.lower()] = value  # the parser leaves the blanks behind it
+        self._headers[name.lower()] = value  # the parser leaves the blanks behind it, and knows no `chunked` with a tab
 
     def on_headers_complete(self) -> None:
         headers, exchange = self._headers, self._exchange
@@ -221,7 +221,7 @@ class Connection(asyncio.Protocol):
             return
         if headers.get(b"content-encoding", b"").rstrip().lower() not in _PLAIN_ENCODINGS:
             raise UpstreamFailed("The upstream compressed its answer although it was asked not to.")
-        if headers.get(b"transfer-encoding", b"chunked").rstrip().lower() != b"chunked":
+        if headers.get(b"transfer-encoding", b"chunked").rstrip(b" ").lower() != b"chunked":
             raise UpstreamFailed("The upstream's answer has an unknown transfer encoding.")
         self._until_close = not (b"content-length" in headers or b"transfer-encoding" in headers)
         assert exchange is not None, "an answer without a request"
