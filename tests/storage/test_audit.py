@@ -178,6 +178,18 @@ async def test_a_changed_balance_is_found(store, ids, query) -> None:
     assert await store.unbalanced() == []
 
 
+@pytest.mark.parametrize("database_url", ["sqlite_url"], indirect=True)
+async def test_an_account_below_its_credit_limit_is_found(store, ids, tamper) -> None:
+    """Though it adds up, and the database would not let it be."""
+    await tamper(
+        "PRAGMA ignore_check_constraints = ON",
+        "UPDATE accounts SET available = available - 1000 WHERE id = 'acc_1'",
+        "UPDATE leases SET granted = granted + 1000 WHERE id = 'lease_1'",
+    )
+    for found in (await store.unbalanced(), (await store.audit()).deviations):
+        assert named(found) == [("overdrawn", "acc_1", "")]
+
+
 async def test_house_accounts_have_nothing(store, ids, query) -> None:
     """Their balance is a sum over the ledger: money in their row would be nobody's."""
     await query("UPDATE accounts SET available = -3 WHERE id = 'house_fees'")
