@@ -31,7 +31,9 @@ async def migrate(url: str) -> None:
             await connection.run_sync(upgrade)
     except (SQLAlchemyError, OSError) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
-        raise StoreUnavailable(f"cannot migrate {parsed.database}: {cause}") from error
+        host = parsed.host or parsed.query.get("host")
+        place = f"{parsed.database} at {host}" if host else parsed.database
+        raise StoreUnavailable(f"cannot migrate {place}: {cause}") from error
 
 
 def refuse_outdated(connection: Connection) -> None:

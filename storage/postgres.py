@@ -165,7 +165,9 @@ class PostgresDatabase(Database):
 
     def translate(self, error: Exception) -> StoreError:
         cause = (error.orig if isinstance(error, DBAPIError) else error) or error
-        text = f"PostgreSQL failed: {str(cause) or type(cause).__name__}"
+        # The system says what failed, and not where.
+        where = f" at {self._url.host or self._url.query.get('host')}" if isinstance(cause, OSError) else ""
+        text = f"PostgreSQL{where} failed: {str(cause) or type(cause).__name__}"
         if isinstance(error, DBAPIError) and error.connection_invalidated:
             return ConnectionLost(text)
         sqlstate: str | None = getattr(cause, "sqlstate", None)

@@ -91,10 +91,10 @@ async def test_a_folder_that_is_not_there_is_unavailable(tmp_path) -> None:
 
 
 async def test_a_server_that_is_not_there_is_unavailable(tmp_path) -> None:
-    """Nobody listening is an error at once."""
+    """Nobody listening is an error at once, which says where."""
     url = f"postgresql+asyncpg://postgres@/db?host={tmp_path}"
     for use in (open_store, migrate):
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreUnavailable, match=f"at {tmp_path}"):
             await use(url)
 
 
