@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from core.chat.halves import without_halves
-from core.chat.tool_calls import produced_bytes, with_types
+from core.chat.tool_calls import function_call_bytes, produced_bytes, with_types
 from core.errors import UpstreamFailed
 from core.money.usage import TokenCounts, parse_usage, usage_json
 
@@ -31,6 +31,7 @@ class _Message(msgspec.Struct):
     reasoning: Raw = _NULL
     refusal: Raw | UnsetType = UNSET
     tool_calls: Raw = _NULL
+    function_call: Raw = _NULL
 
 
 class _Choice(msgspec.Struct):
@@ -121,6 +122,7 @@ def _mended(at: int, choice: _Object) -> dict[str, object]:
 
 def _text_bytes(message: _Message) -> int:
     found = 0 if message.tool_calls == _NULL else produced_bytes(message.tool_calls)
+    found += 0 if message.function_call == _NULL else function_call_bytes(message.function_call)
     reasoning = message.reasoning if message.reasoning_content in _EMPTY else message.reasoning_content
     for raw in (message.content, reasoning, message.refusal):
         if raw is not UNSET and raw != _NULL:

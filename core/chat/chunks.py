@@ -20,7 +20,7 @@ from msgspec import UNSET, Raw, UnsetType
 from core.chat.frame import BETWEEN_EVENTS, EVENT, EVENT_END, Frame
 from core.chat.halves import without_halves
 from core.chat.sse import EventTooLong, SseDecoder
-from core.chat.tool_calls import ToolCallNumbering, produced_bytes
+from core.chat.tool_calls import ToolCallNumbering, function_call_bytes, produced_bytes
 from core.errors import UpstreamFailed
 from core.money.usage import TokenCounts, merged_usage, parse_usage, usage_json
 
@@ -50,6 +50,7 @@ class _Delta(msgspec.Struct):
     reasoning: Raw = _NULL
     refusal: Raw = _NULL
     tool_calls: Raw = _NULL
+    function_call: Raw = _NULL
 
 
 class _Choice(msgspec.Struct):
@@ -433,7 +434,10 @@ def _texts(choices: list[_Choice]) -> tuple[Raw, ...]:
     return tuple(
         raw
         for delta in deltas
-        for raw in (delta.content, delta.reasoning_content, delta.reasoning, delta.refusal, delta.tool_calls)
+        for raw in (
+            *(delta.content, delta.reasoning_content, delta.reasoning, delta.refusal),
+            *(delta.tool_calls, delta.function_call),
+        )
         if raw not in _EMPTY
     )
 
@@ -444,6 +448,7 @@ def _text_bytes(delta: _Delta) -> int:
     Reasoning is under one of two names (`reasoning` with OpenRouter, Ollama, Groq, vLLM), or the same under both.
     """
     found = 0 if delta.tool_calls == _NULL else produced_bytes(delta.tool_calls)
+    found += 0 if delta.function_call == _NULL else function_call_bytes(delta.function_call)
     reasoning = delta.reasoning if delta.reasoning_content in _EMPTY else delta.reasoning_content
     for raw in (delta.content, reasoning, delta.refusal):
         if raw != _NULL:

@@ -106,6 +106,11 @@ def produced_bytes(raw: Raw) -> int:
     return sum(_text_size(body[name]) for body in bodies for name in _WRITTEN if name in body)
 
 
+def function_call_bytes(raw: Raw) -> int:
+    """The same of a `function_call`, which there was before tool calls."""
+    return produced_bytes(Raw(b'[{"function":%b}]' % bytes(raw)))
+
+
 def _text_size(raw: Raw) -> int:
     try:
         return 0 if raw == _NULL else len(_text_decoder.decode(raw).encode())

@@ -140,6 +140,8 @@ def test_what_was_produced_is_measured() -> None:
         choice("x" * 10, reasoning_content="y" * 5, refusal="z" * 3), choice(None, index=1, tool_calls=["w" * 7])
     )
     assert read_answer(json.dumps(sent).encode()).text_bytes == 10 + 5 + 3 + 9
+    sent = answer(choice(None, function_call={"name": "f" * 4, "arguments": "x" * 7}), choice("y", function_call=None))
+    assert read_answer(json.dumps(sent).encode()).text_bytes == 4 + 7 + 1
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,8 @@ def test_the_bytes_that_usage_covers_are_known() -> None:
     one.push(json.dumps(chunk({"content": "x" * 10}, usage={"prompt_tokens": 1, "completion_tokens": 2})).encode(), [])
     one.push(json.dumps(chunk({"content": "y" * 5, "reasoning_content": "z" * 4, "refusal": "r"})).encode(), [])
     assert (one.counted_bytes, one.text_bytes) == (10, 20)
+    one.push(json.dumps(chunk({"function_call": {"name": "f" * 3, "arguments": "a" * 4}})).encode(), [])
+    assert (one.counted_bytes, one.text_bytes) == (10, 27)
 
 
 @pytest.mark.parametrize("other", [None, "", "yyyyy"])
