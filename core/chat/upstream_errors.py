@@ -30,6 +30,8 @@ _SECRET = re.compile(r"(?i:bearer)\s+\S+|\bsk-[\w-]{6,}|\bAIza[\w-]{20,}")
 """What looks like a credential: providers echo ours in their messages now and then."""
 _BAD_KEY = "API_KEY_INVALID"
 """Gemini's reason for a 400 that is about our credential (https://cloud.google.com/apis/design/errors)."""
+_tells_of_a_bad_key = re.compile("Incorrect(?: |%20)API(?: |%20)key").match
+"""xAI too answers 400, and only its text says so; no caller sends a key that an upstream could mean."""
 
 
 async def read_refusal(read: Callable[[], Awaitable[bytes]], head: Head) -> WorldRouterError:
@@ -65,12 +67,13 @@ def refusal(head: Head, body: bytes) -> WorldRouterError:
 
 
 def _rejection(status: int, error: Mapping[str, object]) -> WorldRouterError:
-    details = error.get("details")
-    if isinstance(details, list) and _BAD_KEY in [each.get("reason") for each in details if isinstance(each, dict)]:
+    details, text = error.get("details"), _text(error)
+    reasons = [each.get("reason") for each in details if isinstance(each, dict)] if isinstance(details, list) else []
+    if _BAD_KEY in reasons or _tells_of_a_bad_key(text):
         return _refused(status)
     param, code = error.get("param"), error.get("code")
     return UpstreamRejected(
-        _SECRET.sub("[secret]", _text(error) or "The upstream refused the request.")[:MAX_MESSAGE_CHARS],
+        _SECRET.sub("[secret]", text or "The upstream refused the request.")[:MAX_MESSAGE_CHARS],
         param=param if isinstance(param, str) else None,
         code=str(code) if isinstance(code, str | int) else None,
     )

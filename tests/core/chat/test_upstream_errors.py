@@ -122,12 +122,19 @@ def test_a_refusal_of_our_access_tells_the_caller_nothing_of_it() -> None:
     assert error.code == "upstream_error"
 
 
-def test_gemini_s_400_for_our_key_is_not_the_caller_s() -> None:
-    """A credential of ours that the provider does not take is a refusal, whatever its status."""
-    error = {"code": 400, "message": "API key not valid.", "details": [{"reason": "API_KEY_INVALID"}, "more"]}
-    found = refusal(head(400), json.dumps([{"error": error}]).encode())
+@pytest.mark.parametrize(
+    "said",
+    [
+        [{"error": {"message": "API key not valid.", "details": [{"reason": "API_KEY_INVALID"}, "more"]}}],
+        {"code": "Client specified an invalid argument", "error": "Incorrect API key provided: ba***na."},
+        {"code": "Client specified an invalid argument", "error": "Incorrect%20API%20key%20provided:%20ba***na."},
+    ],
+)
+def test_a_400_for_our_key_is_not_the_caller_s(said: object) -> None:
+    """Gemini and xAI refuse a credential so; it is our access that is refused, whatever the status."""
+    found = refusal(head(400), json.dumps(said).encode())
     assert type(found) is errors.UpstreamRefused
-    assert "API key" not in found.message
+    assert "key" not in found.message
 
 
 async def test_a_body_that_breaks_off_leaves_the_status() -> None:
