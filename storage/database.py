@@ -189,7 +189,7 @@ class Database(ABC):
             if isinstance(meaning, Conflict):
                 raise meaning from error
             await connection.invalidate()
-            raise CommitUnknown(f"the connection was lost during COMMIT: {error}") from error
+            raise CommitUnknown(f"what came of a COMMIT is not known: {meaning}") from error
 
     async def _detached(self, gate: asyncio.Semaphore, once: Callable[[], Awaitable[T]]) -> T:
         """Run `once` behind `gate` in a task that its caller's cancellation does not reach."""

@@ -77,7 +77,7 @@ def _set_aside(database: Path) -> None:
         return
     kept = database.with_name(database.name + REPLACED)
     if kept.exists():
-        raise NotEmpty(f"{kept} is in the way: it was set aside by an earlier restore")
+        raise NotEmpty(f"{kept} is in the way: an earlier restore set it aside; move it elsewhere")
     # The database last: until it goes, all of it is where it was.
     for suffix in reversed(_OWN_FILES):
         with suppress(FileNotFoundError):

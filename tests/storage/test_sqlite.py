@@ -135,10 +135,10 @@ async def test_settlements_are_durable_after_a_step_of_the_chain(store, funded, 
 
 
 async def test_a_change_whose_commit_fails_is_of_unknown_outcome(store, funded, acquire, settlement, audit) -> None:
-    """So are other changes; the connection is replaced, and everything goes on."""
+    """So are other changes; the connection is replaced, everything goes on, and the error is one line of SQLite's."""
     await funded(balance=100)
     await authorize(store, no_commit)
-    with pytest.raises(CommitUnknown):
+    with pytest.raises(CommitUnknown, match=r"^what came of a COMMIT is not known: SQLite failed: not authorized\Z"):
         await acquire("lease_1", 50)
     await acquire("lease_1", 50)
     await store.settle([settlement("req_1", "lease_1", 5)])
