@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from worldrouter.v1 import limit_pb2, limit_pb2_grpc
 
 from core.home import Home
 from core.money.escrow import EscrowSettings
@@ -53,4 +54,60 @@ async def test_idle_money_goes_back_by_itself(
     await core.unary(BODY)
     async with asyncio.timeout(5):
         while rows_of("SELECT DISTINCT state FROM leases") != [("closed",)]:  # noqa: ASYNC110  nothing says so
+            await asyncio.sleep(0.02)
+
+
+async def limit(core: Any, measure: limit_pb2.LimitMeasure, period: limit_pb2.LimitPeriod) -> Callable[[], Any]:
+    """Bind the operator; a function that says what is used of the limit."""
+    stub = limit_pb2_grpc.LimitServiceStub(core.channel)
+    made = limit_pb2.SetLimitRequest(owner_id="default", measure=measure, period=period, maximum=1_000)
+    await stub.SetLimit(made, metadata=core.metadata)
+
+    async def used() -> int:
+        asked = limit_pb2.ListLimitsRequest(owner_id="default")
+        return int((await stub.ListLimits(asked, metadata=core.metadata)).limits[0].used)
+
+    return used
+
+
+async def test_what_is_set_aside_of_a_rate_goes_back_by_itself(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a request used of it stays in use."""
+    monkeypatch.setattr("core.rates.share.IDLE_S", 0.0)
+    monkeypatch.setattr("core.engine.MAINTENANCE_S", 0.02)
+    core = await start()
+    used = await limit(core, limit_pb2.LIMIT_MEASURE_REQUESTS, limit_pb2.LIMIT_PERIOD_MINUTE)
+    await core.unary(BODY)
+    async with asyncio.timeout(5):
+        while await used() != 1:  # noqa: ASYNC110  nothing says so
+            await asyncio.sleep(0.02)
+
+
+async def test_slots_that_nobody_needs_go_back_though_others_are_in_use(
+    start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the account is idle."""
+    monkeypatch.setattr("core.money.funds.SLOTS_IDLE_S", 0.0)
+    monkeypatch.setattr("core.engine.MAINTENANCE_S", 0.02)
+    core = await start()
+    used = await limit(core, limit_pb2.LIMIT_MEASURE_CONCURRENCY, limit_pb2.LIMIT_PERIOD_NOW)
+    slow = json.dumps(json.loads(BODY) | {"script": {"first_delay_ms": 100}}).encode()
+    await asyncio.gather(*(core.unary(slow) for _ in range(3)))
+    async with asyncio.timeout(1.5):
+        while await used() != 1:
+            await core.unary(BODY)
+
+
+async def test_leases_of_a_core_that_died_are_closed(
+    start: Any, settings: Any, home: Home, rows_of: Callable[[str], list[tuple[Any, ...]]]
+) -> None:
+    """When their time is over, without a request."""
+    await start(settings(money={"lease_ttl_s": 1.0}))
+    connection = sqlite3.connect(home.database)
+    connection.executescript(
+        "INSERT INTO cores (id, started_us, heartbeat_us) VALUES ('core_old', 1, 1);"
+        "INSERT INTO leases VALUES ('lease_old', 'default', 'core_old', 0, 0, 1, 'active', 1, 1);"
+    )
+    connection.close()
+    async with asyncio.timeout(5):
+        while rows_of("SELECT state FROM leases") != [("closed",)]:  # noqa: ASYNC110  nothing says so
             await asyncio.sleep(0.02)
