@@ -62,6 +62,9 @@ def load_again(source: Source, environment: Mapping[str, str]) -> Reloaded:
         found = source_of(Path(source.config), environment, source.overrides, presets=source.presets).loaded
     except OSError as error:
         raise BadSettings(f"{source.config}: {os.strerror(error.errno or 0)}") from None
+    settings = with_embedded_model(found, source.model_url) if source.model_url else found
+    if source.loaded.models and not settings.models:  # more likely a file that is being written than a wish
+        raise BadSettings(f"{source.config}: there is no model in it, and this router began with some")
     before, now = msgspec.to_builtins(source.loaded), msgspec.to_builtins(found)
     waiting = [
         f"{section}.{name}"
@@ -69,7 +72,7 @@ def load_again(source: Source, environment: Mapping[str, str]) -> Reloaded:
         for name in sorted(before[section].keys() | now[section].keys())
         if before[section].get(name) != now[section].get(name)
     ]
-    return Reloaded(with_embedded_model(found, source.model_url) if source.model_url else found, waiting)
+    return Reloaded(settings, waiting)
 
 
 class Reloader:

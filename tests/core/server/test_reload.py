@@ -133,6 +133,9 @@ async def test_a_bad_file_changes_nothing(running: Any, caplog: pytest.LogCaptur
         assert said in str(refused.value.details())
         assert "nothing has changed" in caplog.records[-1].getMessage()
         assert said in caplog.records[-1].getMessage()
+    running.file.write_text("version = 4\n")  # half written
+    with pytest.raises(grpc.aio.AioRpcError, match="there is no model in it"):
+        await running.tell()
     running.file.unlink()
     with pytest.raises(grpc.aio.AioRpcError, match="No such file"):
         await running.tell()
