@@ -1,7 +1,7 @@
 """The state folder: where it is and what lies in it.
 
-`$WORLDROUTER_HOME`, else `.worldrouter` in the current folder (`scripts/serve` sets the variable, so that the
-default is the checkout's). Only its owner may enter it: it holds the operator's token and the keys' pepper.
+`$WORLDROUTER_HOME`, else `.worldrouter` in the checkout that the program runs from, or in the current folder when it
+was installed without one. Only its owner may enter it: it holds the operator's token and the keys' pepper.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def _option(name: str, kind: click.ParamType[Any], text: str, *, field: str, on_
 def home_option(*, on_group: bool = False, hidden: bool = False) -> Decorator:
     """The option --home; only the one of the group reads $WORLDROUTER_HOME."""
     folder = click.Path(path_type=Path, file_okay=False)
-    text = "State folder of the router.  [default: .worldrouter in the current folder]"
+    text = "State folder of the router.  [default: .worldrouter in the checkout; without one, in the current folder]"
     return _option("--home", folder, text, field="home", on_group=on_group, hidden=hidden)
 
 

@@ -54,6 +54,7 @@ def test_help_names_the_options_of_the_connection_and_their_variables(session: S
         assert f"WORLDROUTER_{option.replace('-', '_').upper()}" in result.stdout
     positions = [result.stdout.index(f"\n  {name} ") for name in cli.commands]
     assert positions == sorted(positions)
+    assert ".worldrouter in the checkout" in " ".join(result.stdout.split())
 
 
 def test_the_version_is_that_of_the_package(session: Session) -> None:
