@@ -141,14 +141,13 @@ class HttpPool:
         )
         async with asyncio.timeout(self._limits.connect_timeout_s):
             addresses = await self._resolve(host, port)
-            if addresses[0][4][0] == host:  # it is one: at half the CPU
-                await connect(host, port)
-                return connection
-            opened = await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_S)
             try:
-                await connect(sock=opened)
+                if addresses[0][4][0] == host:  # it is one: at half the CPU
+                    await connect(host, port)
+                else:
+                    await connect(sock=await start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS_S))
             except BaseException:
-                opened.close()
+                connection.abort()  # one that was made just then would wait for the upstream to say farewell
                 raise
         return connection
 

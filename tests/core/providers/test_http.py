@@ -324,6 +324,27 @@ async def test_https_is_verified_and_kept(far_end: Any, complaints: list[Any], a
     await client.close()
 
 
+async def test_giving_up_as_tls_is_ready_disturbs_nobody(
+    far_end: Any, complaints: list[Any], authority: trustme.CA
+) -> None:
+    """Wherever in the handshake a call is closed, its socket is closed once: the next one works."""
+
+    async def resolve(host: str, port: int) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    client = HttpClient(HttpLimits(connect_timeout_s=1.0), tls=client_tls(authority), resolve=resolve)
+    pool = client.pool(await far_end.answer(OK, tls=server_tls(authority, "localhost")))
+    for turns in range(30):
+        given_up = [send(pool) for _ in range(3)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for reply in given_up:
+            reply.close()
+        pool.close_idle()
+        assert (await ask(pool))[1] == b"{}"
+    await client.close()
+
+
 @pytest.mark.parametrize("fault", ["name", "issuer", "silent", "plain"])
 async def test_https_that_cannot_be_trusted_is_connect_failed(
     fault: str, far_end: Any, complaints: list[Any], authority: trustme.CA
