@@ -16,6 +16,7 @@ from core.home import Home
 from core.money.escrow import EscrowSettings
 from core.money.purging import purge_forever
 from core.money.rollups import roll_up_forever
+from storage.ledger import SqlLedger
 
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}]}).encode()
 LONG_AGO = """
@@ -111,3 +112,28 @@ async def test_leases_of_a_core_that_died_are_closed(
     async with asyncio.timeout(5):
         while rows_of("SELECT state FROM leases") != [("closed",)]:  # noqa: ASYNC110  nothing says so
             await asyncio.sleep(0.02)
+
+
+async def test_a_core_that_stops_writes_what_it_still_has_to(
+    start: Any, rows_of: Callable[[str], list[tuple[Any, ...]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The charge of a caller who is gone, though the database is slow; and it brings back what it set aside."""
+    settle = SqlLedger.settle
+
+    async def slowly(self: SqlLedger, batch: Any) -> Any:
+        await asyncio.sleep(0.2)
+        return await settle(self, batch)
+
+    monkeypatch.setattr(SqlLedger, "settle", slowly)
+    core = await start()
+    await limit(core, limit_pb2.LIMIT_MEASURE_REQUESTS, limit_pb2.LIMIT_PERIOD_MINUTE)
+    call = core.stream(json.dumps(json.loads(BODY) | {"script": {"chunk_delay_ms": 100}, "stream": True}).encode())
+    await call.read()
+    call.cancel()
+    async with asyncio.timeout(5):
+        while core.server.engine.ledger.depth == 0:  # noqa: ASYNC110  nothing says so
+            await asyncio.sleep(0.01)
+    await core.server.stop(lambda: 0.0)
+    assert rows_of("SELECT status FROM ledger WHERE kind = 'usage'") == [("client_gone",)]
+    [[used]] = rows_of("SELECT used FROM rate_windows")
+    assert sum(json.loads(used).values()) == 1
