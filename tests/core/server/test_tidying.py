@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import grpc.aio
 import pytest
 from worldrouter.v1 import limit_pb2, limit_pb2_grpc
 
@@ -137,3 +138,25 @@ async def test_a_core_that_stops_writes_what_it_still_has_to(
     assert rows_of("SELECT status FROM ledger WHERE kind = 'usage'") == [("client_gone",)]
     [[used]] = rows_of("SELECT used FROM rate_windows")
     assert sum(json.loads(used).values()) == 1
+
+
+async def test_who_waits_too_long_for_a_charge_is_told(
+    start: Any, settings: Any, rows_of: Callable[[str], list[tuple[Any, ...]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the core itself, while the database does not answer; what it commits at last is given back."""
+    settle, answers = SqlLedger.settle, asyncio.Event()
+
+    async def silently(self: SqlLedger, batch: Any) -> Any:
+        await answers.wait()
+        return await settle(self, batch)
+
+    monkeypatch.setattr(SqlLedger, "settle", silently)
+    core = await start(settings(timeouts={"settle_s": 0.1}))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await core.unary(BODY, timeout=5)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    answers.set()
+    async with asyncio.timeout(5):
+        await core.server.engine.ledger.drained()
+    [[charged], [given_back]] = rows_of("SELECT amount FROM ledger WHERE note NOT LIKE 'starting%' ORDER BY id")
+    assert charged == given_back > 0
