@@ -12,6 +12,7 @@ import pytest
 from core.call import Call, Caller, Role
 from core.catalog import Model, price_of
 from core.money.escrow import Escrow, EscrowSettings, Hold, _OpenLease
+from core.money.funds import Chain
 from core.money.meter import Estimate, Meter, Outcome, Status
 from core.money.pricing import cost_nano_usd
 from core.money.usage import TokenCounts
@@ -47,17 +48,22 @@ class Queue:
 
 
 class Metered:
-    """A meter with a lease of 1,000 nUSD, of which 200 are held for it."""
+    """A meter with a lease of 1,000 nUSD, of which 200 are held for it; `bound`, with as much of a budget."""
 
-    def __init__(self, *, granted: int = 1_000, held: int | None = 200, estimate: Estimate | None = None) -> None:
+    def __init__(
+        self, *, granted: int = 1_000, held: int | None = 200, estimate: Estimate | None = None, bound: bool = False
+    ) -> None:
         self.lease = _OpenLease("lease_1", granted, 0, 1, held=held or 0)
+        self.budget = _OpenLease("lease_2", granted, 0, 1, held=200)
+        hold = None if held is None else Hold("acct", self.lease, held)
         self.queue = Queue()
         store: Any = None
         self.meter = Meter(
             call=Call("r1", "client-1", Caller(Role.API_KEY, "acct", "key_1")),
             model=MODEL,
             streamed=True,
-            hold=None if held is None else Hold("acct", self.lease, held),
+            hold=hold,
+            chain=Chain(hold, (Hold("purse_1", self.budget, 200),), ()) if bound else None,
             estimate=estimate or Estimate(50, 75, most_input_tokens=2_000, most_output_tokens=5_000),
             escrow=Escrow(
                 store, core_id="core_1", settings=EscrowSettings(), clock=lambda: 0.0, new_lease_id=lambda: "x"
@@ -173,14 +179,15 @@ async def test_a_free_model_holds_and_charges_nothing() -> None:
     metered.meter.on_void(settlement)
 
 
-async def test_a_charge_that_was_given_up_is_free_again() -> None:
-    """And the meter says what the ledger will say."""
-    metered = Metered()
+@pytest.mark.parametrize("bound", [False, True])
+async def test_a_charge_that_was_given_up_is_free_again(bound: bool) -> None:
+    """Of the budgets too; and the meter says what the ledger will say."""
+    metered = Metered(bound=bound)
     settlement = metered.finish(USED)
     void = msgspec.structs.replace(settlement, amount_nano_usd=0, status="internal_error")
     told: list[tuple[Settlement, Settlement]] = []
     metered.meter.on_changed = lambda before, after: told.append((before, after))
     metered.meter.on_void(void)
     assert told == [(settlement, void)]
-    assert metered.lease.spent == 0
+    assert metered.lease.spent == metered.budget.spent == 0
     assert metered.meter.settlement is void
