@@ -16,7 +16,7 @@ from tests.bench.report import Memory, Report
 from tests.bench.summary import summarise
 from tests.bench.systems import Cores, DidNotStart, Machinery, System
 
-ROUNDS, METERING_ROUNDS = 3, 5
+ROUNDS, METERING_ROUNDS = 3, 6
 
 
 def run(chosen: list[Case], names: tuple[str, ...], rounds: int, *, keep: bool) -> Report:
@@ -58,7 +58,9 @@ def _say(text: str) -> None:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--short", is_flag=True, help="A small part in 20 s, for CI: one process and the bare proxy alone.")
-@click.option("--metering", is_flag=True, help="What metering costs: one process with and without it, in six minutes.")
+@click.option(
+    "--metering", is_flag=True, help="What metering costs: one process with and without it, in seven minutes."
+)
 @click.option(
     "--reps", "rounds", type=click.IntRange(1), help=f"Rounds; default: {ROUNDS}, of metering {METERING_ROUNDS}."
 )

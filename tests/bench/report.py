@@ -13,7 +13,7 @@ from tests.bench.cases import Case
 from tests.bench.measure import Row
 from tests.bench.plan import Spread
 from tests.bench.summary import Summary
-from tests.bench.systems import DIRECT, UNMETERED, Cores
+from tests.bench.systems import DIRECT, FLOOR, UNMETERED, Cores
 
 MB = 1e6
 QUIET_PART = 0.05
@@ -95,11 +95,12 @@ class Report:
 
     def _metering(self) -> str:
         """What metering costs; nothing where that was not asked."""
-        head = ["CPU of the process tree, µs/request", "", "whole", "of which metering", "requests/s"]
+        head = ["CPU of the process tree, µs/request", "", "whole", "of which metering", "to bare proxy", "requests/s"]
         cells: list[Cell] = [
             lambda found: found.system,
             lambda found: _number(found.cpu_us_per_request, 0),
-            lambda found: "" if found.system == UNMETERED else _number(found.cpu_us_added_by_metering, 1),
+            lambda found: "" if found.system in (FLOOR, UNMETERED) else _number(found.cpu_us_added_by_metering, 1),
+            lambda found: _number(found.cpu_ratio_to_bare_proxy, 2),
             lambda found: _number(found.requests_per_s, 0),
         ]
         asked = any(found.system == UNMETERED for found in self.summaries)
