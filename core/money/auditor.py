@@ -45,10 +45,9 @@ class Auditor:
         deviations = await self._store.unbalanced()
         for found in deviations:
             _log.error(
-                "Account %s gets no leases until it adds up: %s %s should be %s and is %s",
+                "Account %s gets no leases until it adds up: %s should be %s and is %s",
                 found.account_id,
-                found.kind,
-                found.subject,
+                f"{found.kind} {found.subject}".rstrip(),
                 found.expected,
                 found.found,
             )

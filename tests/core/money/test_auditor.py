@@ -69,7 +69,7 @@ async def test_an_account_that_does_not_add_up_is_stopped_and_comes_free(
         assert caught.value.retry_after_s == 60
     [record] = caplog.records
     assert record.levelno == logging.ERROR
-    assert f"Account a gets no leases until it adds up: balance  should be {10 * USD} and is {10 * USD + 7}" in (
+    assert f"Account a gets no leases until it adds up: balance should be {10 * USD} and is {10 * USD + 7}" in (
         record.getMessage()
     )
     escrow.release(await escrow.hold("b", 1))
