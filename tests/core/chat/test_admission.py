@@ -12,12 +12,13 @@ import pytest
 
 from core.call import Caller, Role
 from core.catalog import Model, price_of
-from core.chat.admission import MIN_LOWERED_TOKENS, Admission, Reserved
+from core.chat.admission import MIN_LOWERED_TOKENS, SLACK_TOKENS, Admission, Reserved
 from core.chat.envelope import Envelope, read_envelope
 from core.errors import InsufficientBalance, ServiceUnavailable
 from core.money.escrow import Escrow, EscrowSettings
 from core.money.funds import Funds
 from core.money.ratios import PER_TOKENS, TextRatios
+from core.money.usage import TokenCounts
 from core.rates.rates import Rates
 
 USD = 1_000_000_000
@@ -132,6 +133,17 @@ async def test_media_is_held_for_at_a_flat_maximum(gate: Gate) -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": [image, image]}], "max_tokens": 1}
     reserved = await gate.reserve(read_envelope(json.dumps(body).encode()))
     assert 8_192 < reserved.estimate.input_tokens < 8_192 + 100
+
+
+async def test_what_images_may_count_is_believed(gate: Gate) -> None:
+    """An upstream may count every image in full, however short its address is; beyond that its usage is absurd."""
+    await gate.fund(1_000 * USD)
+    images = [{"type": "image_url", "image_url": {"url": f"https://x.example/{number}.png"}} for number in range(20)]
+    asked = read_envelope(json.dumps({"model": "m", "messages": [{"role": "user", "content": images}]}).encode())
+    estimate = (await gate.reserve(asked)).estimate
+    most = asked.body_bytes + 20 * 4_096 + SLACK_TOKENS
+    assert not estimate.is_absurd(TokenCounts(prompt=most, completion=1))
+    assert estimate.is_absurd(TokenCounts(prompt=most + 1, completion=1))
 
 
 async def test_the_ratio_is_the_models_own(gate: Gate) -> None:
