@@ -54,6 +54,9 @@ ROW_COLUMNS = (
 )
 """Columns of a planned row: all of `ledger` but its id, in the table's order."""
 
+Row = tuple[Any, ...]
+"""A planned row, in their order."""
+
 _OF_REQUEST = slice(4, 4 + len(REQUEST_FIELDS))
 """Where in a `Settlement` they are."""
 
@@ -75,7 +78,7 @@ class Plan:
     settlement says.
     """
 
-    rows: list[tuple[Any, ...]]
+    rows: list[Row]
     spent: dict[tuple[str, str], int]
     taken: dict[str, int]
     taken_of_purses: dict[str, int]

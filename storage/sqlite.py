@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import secrets
 import sqlite3
@@ -32,6 +33,8 @@ from storage.settlement import storable
 from storage.sqlite_chain import ChainTransaction
 from storage.sqlite_settle import SettleTransaction
 from storage.tables import BIGINT, ledger
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -184,8 +187,8 @@ class SqliteDatabase(Database):
         sqlite_backup.remove_unfinished(path_of(url))
         super().__init__(writers, readers, writer_count=1, reader_count=READER_COUNT, jitter=jitter)
         self._clock_us = now_us
-        self._settle = SettleTransaction()
         self._chain = ChainTransaction()
+        self._settle = SettleTransaction(self._chain.keep)
         self._driver: aiosqlite.Connection | None = None
         event.listen(self._writers.sync_engine, "connect", self._keep_driver)
         event.listen(self._writers.sync_engine, "invalidate", self._forget_driver)
@@ -241,10 +244,24 @@ class SqliteDatabase(Database):
             return await self._settle_once([storable(settlement) for settlement in batch])
 
     async def _settle_once(self, batch: Sequence[Settlement]) -> Mapping[str, Charge]:
-        return await self._in_writer(lambda connection: self._settle.run(connection, batch, self._clock_us()))
+        return await self._in_writer(
+            lambda connection: self._settle.run(connection, batch, self._clock_us()), then=self._follow
+        )
 
-    async def _in_writer(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
+    def _follow(self, connection: sqlite3.Connection) -> None:
+        try:
+            self._chain.follow(connection)
+        except (sqlite3.Error, CommitFailed) as error:
+            _log.warning("Settlements were not chained at once, but will be: %s", error)
+
+    async def _in_writer(
+        self,
+        transaction: Callable[[sqlite3.Connection], T],
+        *,
+        then: Callable[[sqlite3.Connection], None] | None = None,
+    ) -> T:
         """One hop to the writer's thread and back, without a task in between: a small batch costs less than one.
+        `then` follows when the result is on its way, and must not fail.
 
         Who is cancelled stops waiting; the thread goes on, and the gate stays closed until it is done.
         """
@@ -263,6 +280,8 @@ class SqliteDatabase(Database):
             except BaseException as error:
                 end = partial(told.set_exception, error)
             loop.call_soon_threadsafe(tell, end)
+            if then is not None:
+                then(driver._conn)
 
         # aiosqlite has no public way to run a function of one's own in the connection's thread; this is what all
         # of its public methods are made of.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 
 from sqlalchemy import bindparam, func, select
@@ -21,6 +21,7 @@ from storage.settlement import (
     ROW_COLUMNS,
     HeldLease,
     Plan,
+    Row,
     changed_before,
     foreseen,
     late_accounts,
@@ -39,9 +40,14 @@ def _statements() -> SettleStatements:
 
 
 class SettleTransaction:
-    """Commits batches of settlements on a driver connection that is in autocommit mode."""
+    """Commits batches of settlements on a driver connection that is in autocommit mode.
 
-    def __init__(self) -> None:
+    `tell` is given what nearly every batch commits: rows in the order of `ROW_COLUMNS` that follow each other in the
+    ledger, and the id of the last one. Of a batch that is not as assumed it hears nothing.
+    """
+
+    def __init__(self, tell: Callable[[Sequence[Row], int], None]) -> None:
+        self._tell = tell
         self._sql = _statements()
         self._rows = Rows("ledger", ROW_COLUMNS)
 
@@ -52,21 +58,28 @@ class SettleTransaction:
         """
         changed: Mapping[str, Charge] = {}
         with transaction(connection):
-            if not self._wrote_foreseen(connection, batch, now_us):
+            written = self._write_foreseen(connection, batch, now_us)
+            if written is None:
                 connection.execute("ROLLBACK")
                 connection.execute("BEGIN IMMEDIATE")
                 planned = self._plan(connection, batch, now_us)
                 self._write(connection, planned)
                 changed = planned.changed
+        if written is not None:
+            self._tell(*written)
         return changed
 
-    def _wrote_foreseen(self, connection: sqlite3.Connection, batch: Sequence[Settlement], now_us: int) -> bool:
-        """Write without a look at what is there; False, with some of it written, when it is not as assumed."""
+    def _write_foreseen(
+        self, connection: sqlite3.Connection, batch: Sequence[Settlement], now_us: int
+    ) -> tuple[Sequence[Row], int] | None:
+        """Write without a look at what is there; the rows and the id of the last one. None, with some of it written,
+        when it is not as assumed."""
         planned = foreseen(batch, now_us)
         try:
-            return planned is not None and self._write(connection, planned)
+            last_id = None if planned is None else self._write(connection, planned)
         except (sqlite3.IntegrityError, OverflowError):
-            return False
+            return None
+        return None if planned is None or last_id is None else (planned.rows, last_id)
 
     def _plan(self, connection: sqlite3.Connection, batch: Sequence[Settlement], now_us: int) -> Plan:
         found = connection.execute(self._sql.kept, _ids({row.request_id for row in batch}))
@@ -82,18 +95,17 @@ class SettleTransaction:
         planned.changed.update(changed_before(batch, kept))
         return planned
 
-    def _write(self, connection: sqlite3.Connection, planned: Plan) -> bool:
-        """Whether every lease was found as planned; if not, nothing but leases has been written."""
+    def _write(self, connection: sqlite3.Connection, planned: Plan) -> int | None:
+        """The id of the last row; None, with nothing but leases written, if a lease was not found as planned."""
         spent = [(amount, *lease) for lease, amount in planned.spent.items()]
         if spent and connection.executemany(self._sql.spend, spent).rowcount != len(spent):
-            return False
+            return None
         if planned.taken:
             connection.executemany(self._sql.charge, [(amount, id_) for id_, amount in planned.taken.items()])
         if planned.taken_of_purses:
             taken = [(amount, amount, id_) for id_, amount in planned.taken_of_purses.items()]
             connection.executemany(self._sql.charge_purse, taken)
-        self._rows.insert(connection, planned.rows)
-        return True
+        return self._rows.insert(connection, planned.rows)
 
 
 def _ids(ids: Collection[str]) -> tuple[str]:

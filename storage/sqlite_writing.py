@@ -57,10 +57,16 @@ class Rows:
         most = (_MOST_PARAMETERS // len(columns)).bit_length() - 1
         self._texts = [(2**power, head + ", ".join([row] * 2**power)) for power in range(most, -1, -1)]
 
-    def insert(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> None:
-        """Insert rows, each in the order of the columns; they get ascending ids."""
-        place = 0
+    def insert(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> int:
+        """Insert rows, each in the order of the columns; they get ids that follow each other. The last one; 0 of none.
+
+        That is so of ids that SQLite gives, as long as nobody else writes (https://www.sqlite.org/autoinc.html).
+        """
+        place, last_id = 0, 0
         for count, text in self._texts:
             while len(rows) - place >= count:
-                connection.execute(text, tuple(chain.from_iterable(rows[place : place + count])))
+                last_id = (
+                    connection.execute(text, tuple(chain.from_iterable(rows[place : place + count]))).lastrowid or 0
+                )
                 place += count
+        return last_id
