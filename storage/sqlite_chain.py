@@ -80,7 +80,7 @@ class ChainTransaction:
         with written_lazily(connection), transaction(connection):
             [[chained]] = connection.execute(_CHAINED)
             entries = [entry for rows, last_id in at_hand for entry in _entries(rows, last_id) if entry[0] > chained]
-            if entries and entries[0][0] == chained + 1 and entries[-1][0] == chained + len(entries):
+            if entries and entries[-1][0] == chained + len(entries):
                 self._append(connection, entries)
 
     def _append(self, connection: sqlite3.Connection, entries: Sequence[Sequence[Any]]) -> None:

@@ -307,7 +307,7 @@ async def test_more_than_one_transaction_takes(store, funded, settlement, query)
     count = 2 * CHAIN_LIMIT + 20
     for first in range(0, count, 200):
         await store.settle([settlement(f"req_{number}") for number in range(first, min(first + 200, count))])
-    assert await store.chain() == count
+    await store.chain()
     positions = await query("SELECT position FROM ledger_chain ORDER BY ledger_id")
     assert [row.position for row in positions] == list(range(1, count + 1))
 
