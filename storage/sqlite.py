@@ -251,8 +251,9 @@ class SqliteDatabase(Database):
     def _follow(self, connection: sqlite3.Connection) -> None:
         try:
             self._chain.follow(connection)
-        except (sqlite3.Error, CommitFailed) as error:
-            _log.warning("Settlements were not chained at once, but will be: %s", error)
+        except Exception as error:  # the thread would keep a bug to itself
+            expected = isinstance(error, sqlite3.Error | CommitFailed)
+            _log.warning("Settlements were not chained at once, but will be: %s", error, exc_info=not expected)
 
     async def _in_writer(
         self,

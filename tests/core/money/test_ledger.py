@@ -55,11 +55,21 @@ class Ledger:
         committed = self.put(request_id)
         self.store.faults["settle"] = [fault] + ["refused"] * 6
         await self.store.called("settle", 3)
+        await self._told(committed)
+        self.store.faults.clear()
+
+    async def put_too_late(self, request_id: str, **changes: Any) -> None:
+        """Put a charge whose attempt hangs, until its waiter is told; it goes on when the store's `resume` is set."""
+        self.store.faults["settle"] = ["hang"]
+        committed = self.put(request_id, **changes)
+        await self.store.called("settle")
+        await self._told(committed)
+
+    async def _told(self, committed: asyncio.Future[None]) -> None:
         self.clock.now_s += SETTLE_TIMEOUT_S
         self.writer.sweep()
         with pytest.raises(SettlementFailed):
             await committed
-        self.store.faults.clear()
 
     async def drained(self) -> None:
         async with asyncio.timeout(10):
@@ -292,13 +302,7 @@ async def test_a_charge_that_did_not_happen_after_all_is_given_up(ledger: Ledger
 async def test_a_charge_that_came_too_late_is_given_back(ledger: Ledger, usage: Any, rows: Rows) -> None:
     """It hung past the settle timeout, so its waiter got an error: the row stays, and so does its refund, once."""
     ledger.store.faults["adjust"] = ["refused"]
-    ledger.store.faults["settle"] = ["hang"]
-    committed = ledger.put("r1")
-    await ledger.store.called("settle")
-    ledger.clock.now_s += SETTLE_TIMEOUT_S
-    ledger.writer.sweep()
-    with pytest.raises(SettlementFailed):
-        await committed
+    await ledger.put_too_late("r1")
     ledger.store.resume.set()
     await ledger.drained()
     assert usage() == {"r1": [100, 3, "complete", ""]}
@@ -310,13 +314,7 @@ async def test_budgets_get_back_what_they_were_charged(ledger: Ledger, rows: Row
     """And the account the same: what was charged late, not what was asked for."""
     await ledger.store.set_limit(Limit("lim_1", "a", "spend", "lifetime", 60))
     purse_id = (await ledger.store.purse("lim_1")).id
-    ledger.store.faults["settle"] = ["hang"]
-    committed = ledger.put("r1", budgets=(("a lease that is gone", purse_id),))
-    await ledger.store.called("settle")
-    ledger.clock.now_s += SETTLE_TIMEOUT_S
-    ledger.writer.sweep()
-    with pytest.raises(SettlementFailed):
-        await committed
+    await ledger.put_too_late("r1", budgets=(("a lease that is gone", purse_id),))
     ledger.store.resume.set()
     await ledger.drained()
     assert rows("SELECT kind, amount FROM ledger WHERE ref LIKE '%r1' ORDER BY id") == [("usage", 60), ("adjust", 60)]
@@ -326,13 +324,7 @@ async def test_budgets_get_back_what_they_were_charged(ledger: Ledger, rows: Row
 @pytest.mark.parametrize("fault", ["refused", "lost"])
 async def test_giving_back_is_tried_until_it_works(ledger: Ledger, rows: Rows, fault: str) -> None:
     """Once, whatever the outcomes were; the writer is not drained before."""
-    ledger.store.faults["settle"] = ["hang"]
-    committed = ledger.put("r1")
-    await ledger.store.called("settle")
-    ledger.clock.now_s += SETTLE_TIMEOUT_S
-    ledger.writer.sweep()
-    with pytest.raises(SettlementFailed):
-        await committed
+    await ledger.put_too_late("r1")
     ledger.store.faults["adjust"] = [fault] * 2
     ledger.store.resume.set()
     await ledger.drained()
