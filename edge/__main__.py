@@ -23,7 +23,7 @@ from edge.app import make_app
 from edge.channel import open_channel
 from edge.log import log_to
 from edge.server import CannotListen, EdgeServer
-from edge.settings import BadSetting, EdgeSettings, load_settings
+from edge.settings import FILE_SECTIONS, BadSetting, EdgeSettings, load_settings
 
 _LOGGER = logging.getLogger("edge")
 INTERRUPT_DRAIN_S = 5.0
@@ -58,13 +58,20 @@ async def run(settings: EdgeSettings) -> None:
 
 
 def read_table(file: Path | None) -> dict[str, object]:
-    """The `[edge]` table of a worldrouter.toml; empty without a file. Raises BadSetting."""
+    """The `[edge]` table of a worldrouter.toml; empty without a file.
+
+    Raises BadSetting, also for a section that neither edge nor core knows.
+    """
     if file is None:
         return {}
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8")).get("edge", {})
+        tables = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadSetting(f"cannot read {file}: {error}") from None
+    for name in tables:
+        if name not in FILE_SECTIONS:
+            raise BadSetting(f"{file}: there is no section {name!r}; there are {', '.join(FILE_SECTIONS)}")
+    table = tables.get("edge", {})
     if not isinstance(table, dict):
         raise BadSetting(f"{file}: edge = {table!r}: wanted a table")
     return table

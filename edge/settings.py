@@ -11,6 +11,20 @@ import msgspec
 
 _LOGGER = logging.getLogger(__name__)
 ENVIRONMENT_PREFIX = "WORLDROUTER_EDGE_"
+FILE_SECTIONS = (
+    "edge",
+    "version",
+    "core",
+    "tls",
+    "database",
+    "timeouts",
+    "money",
+    "embedded",
+    "payments",
+    "providers",
+    "models",
+)
+"""What a worldrouter.toml may hold at its top: ours, and what is the core's."""
 MIB = 1024 * 1024
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 _OWN_PORTS: Mapping[str, str] = {"http": ":80", "https": ":443"}

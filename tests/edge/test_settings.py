@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import trustme
 
+from core.settings import Settings
+from edge.__main__ import read_table
 from edge.channel import open_channel
 from edge.settings import BadSetting, EdgeSettings, load_settings
 
@@ -20,6 +22,20 @@ def test_defaults() -> None:
     assert settings.body_limit_bytes == 10 * 1024 * 1024
     assert (settings.body_timeout_s, settings.idle_timeout_s, settings.client_stall_s) == (30, 30, 30)
     assert (settings.comment_interval_s, settings.drain_s) == (10, 600)
+
+
+def test_a_section_that_nobody_reads_is_refused(tmp_path: Path) -> None:
+    """A typo in its name would pass for nothing set; what is the core's in a file for both is not looked into."""
+    file = tmp_path / "worldrouter.toml"
+    sections = Settings.__struct_fields__
+    file.write_text("".join(f"{name}.x = 1\n" for name in sections))
+    assert read_table(file) == {"x": 1}
+    file.write_text("[egde]\nport = 1\n")
+    with pytest.raises(BadSetting) as refused:
+        read_table(file)
+    said, _, known = str(refused.value).partition("; there are ")
+    assert said == f"{file}: there is no section 'egde'"
+    assert sorted(known.split(", ")) == sorted(sections)
 
 
 def test_precedence() -> None:
