@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import time
 from typing import TextIO
 
 import msgspec
@@ -13,10 +15,22 @@ from core.process.line_writer import LineWriter
 DELAY_S = 0.1
 
 
+def rfc3339(epoch_s: float) -> str:
+    """How times stand in all logs, the edge's too: in UTC, rounded down to milliseconds."""
+    second, millisecond = divmod(int(epoch_s * 1_000), 1_000)
+    return f"{_to_the_second(second)}.{millisecond:03}+00:00"
+
+
+@functools.lru_cache(maxsize=2)  # most requests end in the second of the one before
+def _to_the_second(epoch_s: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(epoch_s))
+
+
 class AccessRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A finished chat request. Costs in nanodollars, times in milliseconds; empty where it never got so far."""
 
-    time: float
+    time: str
+    """When it ended, in RFC 3339."""
     request_id: str
     method: str
     status: str

@@ -40,7 +40,7 @@ from worldrouter.v1 import (
 from core import configured, state
 from core.access.auth import Authenticator, OperatorCredential
 from core.access.guard import Guard
-from core.access_log import AccessLog, AccessRecord
+from core.access_log import AccessLog, AccessRecord, rfc3339
 from core.call import Call
 from core.engine import Engine
 from core.home import Home
@@ -295,7 +295,7 @@ class CoreServer:
             return
         self._access_log.write(
             AccessRecord(
-                time=time.time(),
+                time=rfc3339(time.time()),
                 request_id=call.request_id,
                 method=name,
                 status=code.name.lower(),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from core.access_log import AccessRecord
+from core.access_log import AccessRecord, rfc3339
 from core.chat.counting import Counting
 from core.errors import InternalError, UpstreamTimeout, WorldRouterError
 from core.money.meter import FREE_STATUSES, Outcome, Status
@@ -88,7 +88,7 @@ def access_record(exchange: Exchange, unsettled: str, reason: str) -> AccessReco
     call, tokens = exchange.call, exchange.tokens
     # In the order of the fields: given by their names, so many take msgspec ten times as long.
     return AccessRecord(
-        exchange.pipeline.wall_clock(),
+        rfc3339(exchange.pipeline.wall_clock()),
         call.request_id,
         "chat",
         settlement.status if settlement is not None else unsettled,

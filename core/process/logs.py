@@ -11,6 +11,7 @@ import logging
 from collections.abc import Collection, Iterable
 from typing import TextIO
 
+from core.access_log import rfc3339
 from core.process.line_writer import LineWriter
 from core.redaction import Redaction, trace_without_words
 
@@ -45,7 +46,12 @@ class _Redacting(logging.Formatter):
         if not self._as_json:
             line = f"{self.formatTime(record)} {record.levelname} {record.name}: {text}"
             return f"{line}\n{trace}" if trace else line
-        found = {"time": record.created, "level": record.levelname.lower(), "logger": record.name, "message": text}
+        found = {
+            "time": rfc3339(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": text,
+        }
         return json.dumps(found | {"trace": trace} if trace else found)
 
 

@@ -38,7 +38,7 @@ def value(metrics: Metrics) -> Any:
 
 def record(**changed: Any) -> AccessRecord:
     fields: dict[str, Any] = {
-        "time": 1.0,
+        "time": "1970-01-01T00:00:01.000+00:00",
         "request_id": "req1",
         "method": "chat",
         "status": "complete",

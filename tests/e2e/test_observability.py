@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any
 
 import aiohttp
@@ -137,7 +138,8 @@ async def test_the_access_log(watched: Any, session: aiohttp.ClientSession) -> N
     }
     assert known.items() <= line.items()
     assert line["account_id"].startswith("acct_")
-    assert abs(line["time"] - time.time()) < 10
+    assert abs(datetime.fromisoformat(line["time"]).timestamp() - time.time()) < 10
+    assert line["time"].endswith("+00:00")
     assert 30 <= line["ttft_ms"] <= line["duration_ms"] < 1_000
     assert 0 < line["overhead_ms"] < line["duration_ms"]
     everything = json.dumps(watched.log())

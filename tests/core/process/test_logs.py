@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+import edge.log
 from core.access.apikeys import make_key
-from core.access_log import AccessLog, AccessRecord
+from core.access_log import AccessLog, AccessRecord, rfc3339
 from core.process.logs import hide, log_to
 
 SECRETS = ["sk-provider-0123456789", 'quote"back\\slash', "schlüssel-äöü", "sk-provider-0123456789-longer"]
@@ -136,11 +137,27 @@ def test_debug_lines_are_left_out_by_default(root_logger: logging.Logger) -> Non
     assert out.getvalue() == ""
 
 
+# Times
+
+
+@pytest.mark.parametrize("log", [log_to, edge.log.log_to], ids=["core", "edge"])
+def test_both_logs_tell_the_time_alike(log: Callable[[io.StringIO], None], root_logger: logging.Logger) -> None:
+    """RFC 3339 in UTC with milliseconds, which is what access lines have too."""
+    out = io.StringIO()
+    log(out)
+    for epoch_s in (1_700_000_000.0004, 1_700_000_000.9996, 1_700_000_001.25):
+        record = logging.LogRecord("test", logging.INFO, "test.py", 1, "text", (), None)
+        record.created = epoch_s
+        root_logger.handle(record)
+    times = [json.loads(line)["time"] for line in out.getvalue().splitlines()]
+    assert times == [f"2023-11-14T22:13:2{end}+00:00" for end in ("0.000", "0.999", "1.250")]
+
+
 # Access lines
 
 
 RECORD = AccessRecord(
-    time=1.5,
+    time=rfc3339(1.5),
     request_id="req1",
     method="chat",
     status="complete",
