@@ -58,13 +58,16 @@ def load_again(source: Source, environment: Mapping[str, str]) -> Reloaded:
     """Load them once more. BadSettings."""
     if not source.config:
         raise BadSettings("there is no configuration file: the router was started without --config")
+    file = Path(source.config)
+    if file.exists() and not file.is_file():  # reading it could wait for ever, or find the end at once
+        raise BadSettings(f"{file}: it is no regular file, and could be read only once, at the start")
     try:
-        found = source_of(Path(source.config), environment, source.overrides, presets=source.presets).loaded
+        found = source_of(file, environment, source.overrides, presets=source.presets).loaded
     except OSError as error:
-        raise BadSettings(f"{source.config}: {os.strerror(error.errno or 0)}") from None
+        raise BadSettings(f"{file}: {os.strerror(error.errno or 0)}") from None
     settings = with_embedded_model(found, source.model_url) if source.model_url else found
     if source.loaded.models and not settings.models:  # more likely a file that is being written than a wish
-        raise BadSettings(f"{source.config}: there is no model in it, and this router began with some")
+        raise BadSettings(f"{file}: there is no model in it, and this router began with some")
     before, now = msgspec.to_builtins(source.loaded), msgspec.to_builtins(found)
     waiting = [
         f"{section}.{name}"

@@ -13,7 +13,6 @@ import logging
 import os
 import socket
 import sys
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -87,7 +86,7 @@ def run(config: Path | None, home: Home, overrides: Mapping[str, object], model:
         source = source_of(config, os.environ, of_core, presets=True)
         settings = source.loaded
         log_to(LineWriter(sys.stderr), secrets=secrets_of(settings, os.environ))
-        edge = load_settings(_edge_table(config), os.environ, of_edge)
+        edge = load_settings(settings.edge, os.environ, of_edge)
         refuse_exposed_test_payments(settings, edge.host)
         settings = _with_test_page(settings, edge)
         serve = _alone if settings.core.workers == 1 else _keep_workers
@@ -106,18 +105,6 @@ def _with_test_page(settings: Settings, edge: EdgeSettings) -> Settings:
     host = f"[{edge.host}]" if ":" in edge.host else edge.host
     page = msgspec.structs.replace(payments.test, page_url=f"http://{host}:{edge.port}")
     return msgspec.structs.replace(settings, payments=msgspec.structs.replace(payments, test=page))
-
-
-def _edge_table(config: Path | None) -> dict[str, object]:
-    if config is None:
-        return {}
-    try:
-        table = tomllib.loads(config.read_text()).get("edge", {})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadSettings(f"{config}: {error}") from None
-    if not isinstance(table, dict):
-        raise BadSettings(f"{config}: edge = {table!r}: wanted a table")
-    return table
 
 
 async def _alone(

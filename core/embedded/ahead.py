@@ -22,8 +22,10 @@ def model_begun(config: Path | None, home: Home) -> ModelServer | None:
     """That server on its way, if `serve` will want it.
 
     None also when anything is wrong, which is for `serve` to say, when another router runs, whose place `serve` will
-    not take, and at the first start: one that is refused leaves nothing behind.
+    not take, at the first start: one that is refused leaves nothing behind; and for a pipe, to be read once.
     """
+    if config is not None and not config.is_file():
+        return None
     try:
         settings = source_of(config, os.environ, {}, presets=True).loaded
         if not wants_embedded_model(settings) or home.ready.exists() or not home.pepper.exists():

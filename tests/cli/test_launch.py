@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import stat
 import subprocess
 import sys
@@ -86,6 +87,20 @@ def test_a_state_folder_that_cannot_be_made_is_an_error(
     assert result.exit_code == 1
     assert result.stderr == f"Error: cannot make the state folder {tmp_path}/file/home: Not a directory\n"
     assert not launched[1]
+
+
+@pytest.mark.slow
+def test_serve_reads_its_configuration_once(tmp_path: Path) -> None:
+    """So that it may be a pipe, `--config <(...)`: the edge's part of it is found too."""
+    reading, writing = os.pipe()
+    os.write(writing, b"[edge]\nport = 'x'\n")
+    os.close(writing)
+    options = ["--config", f"/dev/fd/{reading}", "--home", str(tmp_path), "--grpc-port", "0"]
+    command = [sys.executable, "-c", "from core.cli import main; main()", "serve", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, pass_fds=[reading])
+    os.close(reading)
+    assert done.stderr == "worldrouter serve: [edge] port = 'x': Expected `int`, got `str`\n"
+    assert done.returncode == 1
 
 
 def test_edge_becomes_the_program_of_the_edge(session: Session) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,9 @@ async def test_a_bad_file_changes_nothing(running: Any, caplog: pytest.LogCaptur
         await running.tell()
     running.file.unlink()
     with pytest.raises(grpc.aio.AioRpcError, match="No such file"):
+        await running.tell()
+    os.mkfifo(running.file)
+    with pytest.raises(grpc.aio.AioRpcError, match="no regular file"):
         await running.tell()
     assert await running.models() == ["m"]
     assert await running.cost(running.stream("m")) == 2_000
