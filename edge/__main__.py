@@ -22,6 +22,7 @@ from edge.admin import start_admin
 from edge.app import make_app
 from edge.channel import open_channel
 from edge.log import log_to
+from edge.reach import Reach
 from edge.server import CannotListen, EdgeServer
 from edge.settings import FILE_SECTIONS, BadSetting, EdgeSettings, load_settings
 
@@ -48,7 +49,9 @@ async def run(settings: EdgeSettings) -> None:
         gc.set_threshold(GC_THRESHOLD)
         where = {"url": server.url, "admin": f"http://{settings.admin_host}:{admin_port}"}
         _LOGGER.info("listening on %s", server.url, extra={**where, "core": settings.core})
+        telling = loop.create_task(Reach(channel).tell(settings.core, server.stopping))
         await server.stopping.wait()
+        telling.cancel()
         _LOGGER.info("stopping")
         await server.stop(settings.drain_s)
         faulthandler.dump_traceback_later(EXIT_LIMIT_S, exit=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from dataclasses import replace
+from typing import cast
 
 import grpc
 import msgspec
 from aiohttp import web
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from edge.chat import Chat
@@ -20,6 +20,7 @@ from edge.metrics import EdgeMetrics
 from edge.models import Models
 from edge.openapi import document
 from edge.payments import PAGE_PATH, WEBHOOK_PATH, Payments, is_loopback
+from edge.reach import Reach
 from edge.request import CHAT_PATH, ChatRequest
 from edge.settings import EdgeSettings
 
@@ -29,7 +30,6 @@ CHAT = web.AppKey("chat", Chat)
 """What serves chats; `edge.server` gives it the short way."""
 DESCRIPTION = web.AppKey("description", bytes)
 """The OpenAPI document of the application, as JSON."""
-HEALTH_TIMEOUT_S = 2.0
 Served = Callable[[web.Request, Connection], Awaitable[web.StreamResponse]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -125,16 +125,12 @@ async def _description(request: web.Request) -> web.StreamResponse:
 
 def _readiness(channel: grpc.aio.Channel, watch: Watch) -> Handler:
     """Readiness: a core that serves is reachable, and this edge is not about to stop."""
-    stub: Any = health_pb2_grpc.HealthStub(channel)  # its type stubs leave the methods out
+    reach = Reach(channel)
 
     async def ready(request: web.Request) -> web.StreamResponse:
-        try:
-            answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_TIMEOUT_S)
-            serving = answer.status == health_pb2.HealthCheckResponse.SERVING
-        except grpc.aio.AioRpcError:
-            serving = False
-        if watch.draining or not serving:
-            return watch.problems.own(503).response()
+        why = "It is stopping." if watch.draining else await reach.obstacle() and "It cannot reach a core."
+        if why:
+            return replace(watch.problems.own(503), message=f"This edge takes no requests. {why}").response()
         return web.json_response({"status": "ok"})
 
     return ready

@@ -119,6 +119,15 @@ async def test_the_file_is_read(core: Any, start_process: Start, tmp_path: Path)
     assert (await line(await start_process("--config", str(config))))["core"] == core.target
 
 
+async def test_a_core_that_was_never_there_is_told(start_process: Start) -> None:
+    """Soon after the start, before any request."""
+    process = await start_process("--core", "unix:/nonexistent/core.sock")
+    await line(process)
+    said = await line(process)
+    assert said["level"] == "warning"
+    assert said["message"].startswith("cannot reach a core at unix:/nonexistent/core.sock: ")
+
+
 async def test_mutual_tls(core: Any, start_edge: Any, http: aiohttp.ClientSession) -> None:
     """With a CA the channel is encrypted and the core proven; with a certificate the edge is too."""
     authority = trustme.CA()

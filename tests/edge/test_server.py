@@ -56,7 +56,9 @@ async def test_readiness_follows_the_core(core: Any, edge: Any, http: aiohttp.Cl
     await core.set_health(serving=False)
     async with http.get(f"{edge.url}/readyz") as answer:
         assert answer.status == 503
-        assert (await answer.json())["error"]["code"] == "service_unavailable"
+        error = (await answer.json())["error"]
+        assert error["code"] == "service_unavailable"
+        assert error["message"].endswith(" cannot reach a core.")
     async with http.get(f"{edge.url}/healthz") as answer:
         assert answer.status == 200
 
