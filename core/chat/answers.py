@@ -14,7 +14,8 @@ from msgspec import UNSET, Raw, UnsetType
 
 from core.chat.halves import without_halves
 from core.chat.tool_calls import function_call_bytes, produced_bytes, with_types
-from core.errors import UpstreamFailed
+from core.chat.upstream_errors import reported
+from core.errors import UpstreamFailed, WorldRouterError
 from core.money.usage import TokenCounts, parse_usage, usage_json
 
 _NULL = Raw(b"null")
@@ -35,7 +36,7 @@ class _Message(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
-    index: int | UnsetType = UNSET
+    index: int | None = None  # left out, or null
     message: _Message | None = None
     finish_reason: str | None = None
     logprobs: Raw | UnsetType = UNSET
@@ -70,7 +71,7 @@ class Answer(msgspec.Struct):
 
 
 def read_answer(body: bytes) -> Answer:
-    """Look at an upstream's answer once; UpstreamFailed when it is not a complete one."""
+    """Look at an upstream's answer once; UpstreamFailed when it is not a complete one, or see `reported`."""
     try:
         if not body.isascii():
             body.decode()
@@ -81,9 +82,9 @@ def read_answer(body: bytes) -> Answer:
             view = _answer_decoder.decode(body)
         values = _object_decoder.decode(body)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        raise UpstreamFailed("The upstream's answer is not a chat completion.") from None
+        raise _failure(body, "The upstream's answer is not a chat completion.") from None
     if not view.choices:
-        raise UpstreamFailed("The upstream's answer is not complete.")
+        raise _failure(body, "The upstream's answer is not complete.")
     fields = cast("dict[str, object]", values)  # no copy: what is mended is of another type
     text_bytes, whole = 0, True
     for choice in view.choices:
@@ -91,7 +92,8 @@ def read_answer(body: bytes) -> Answer:
         if message is None or not choice.finish_reason:
             raise UpstreamFailed("The upstream's answer is not complete.")
         text_bytes += _text_bytes(message)
-        whole = whole and UNSET not in (choice.index, choice.logprobs, message.role, message.content, message.refusal)
+        whole = whole and UNSET not in (choice.logprobs, message.role, message.content, message.refusal)
+        whole = whole and choice.index is not None
         whole = whole and (message.tool_calls == _NULL or with_types(message.tool_calls) is message.tool_calls)
     if not whole:
         fields["choices"] = [_mended(at, each) for at, each in enumerate(_choices_decoder.decode(values["choices"]))]
@@ -101,6 +103,11 @@ def read_answer(body: bytes) -> Answer:
         usage=parse_usage(view.usage) if view.usage != _NULL else None,
         text_bytes=text_bytes,
     )
+
+
+def _failure(body: bytes, message: str) -> WorldRouterError:
+    """The error for what is no answer: its own, if it is one."""
+    return reported(body) if b'"error"' in body else UpstreamFailed(message)
 
 
 def _finish_reasons(choices: list[_Choice]) -> tuple[str, ...]:
@@ -113,6 +120,8 @@ def _finish_reasons(choices: list[_Choice]) -> tuple[str, ...]:
 def _mended(at: int, choice: _Object) -> dict[str, object]:
     """What OpenAI's schema requires is always there, `logprobs`, `refusal` and `content` as null; calls have a type."""
     mended: dict[str, object] = {"index": at, "logprobs": _NULL, **choice}
+    if mended["index"] == _NULL:
+        mended["index"] = at
     message = _object_decoder.decode(choice["message"])
     if "tool_calls" in message:
         message["tool_calls"] = with_types(message["tool_calls"])

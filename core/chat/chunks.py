@@ -21,7 +21,8 @@ from core.chat.frame import BETWEEN_EVENTS, EVENT, EVENT_END, Frame
 from core.chat.halves import without_halves
 from core.chat.sse import EventTooLong, SseDecoder
 from core.chat.tool_calls import ToolCallNumbering, function_call_bytes, produced_bytes
-from core.errors import UpstreamFailed
+from core.chat.upstream_errors import reported
+from core.errors import UpstreamFailed, WorldRouterError
 from core.money.usage import TokenCounts, merged_usage, parse_usage, usage_json
 
 MAX_HELD_CHUNKS = 1_024
@@ -30,6 +31,7 @@ TEACHING_EVENTS = 3
 
 _NULL = Raw(b"null")
 _NONE = Raw(b"[]")
+_ZERO = Raw(b"0")
 _EMPTY = (_NULL, Raw(b'""'))
 _ROLE = Raw(b'"assistant"')
 _role_away = re.compile(rb'"role": ?"assistant", ?|, ?"role": ?"assistant"(?=\})').subn
@@ -54,7 +56,7 @@ class _Delta(msgspec.Struct):
 
 
 class _Choice(msgspec.Struct):
-    index: int = -1  # left out
+    index: int | None = None  # left out, or null
     delta: _Delta | None = None
     finish_reason: str | None = ""  # left out, or empty: OpenAI has null
 
@@ -200,7 +202,7 @@ class ChunkRewriter:
     def push(self, data: bytes, out: list[bytes]) -> None:
         """Take the data of one event and append what may be passed on now.
 
-        UpstreamFailed when it is not a chunk, or reports an error.
+        UpstreamFailed when it is not a chunk, or reports an error; for an error before any choice see `reported`.
         """
         if self.done or not data or self._push_framed(data, out):
             return
@@ -210,12 +212,19 @@ class ChunkRewriter:
         if b"\n" in data:  # of several data lines; it stands between tokens, as JSON has none in its strings
             data = data.replace(b"\n", b" ")
         chunk, data = _read(data)
+        if chunk.error != _NULL:
+            raise self._reported(data)
         if chunk.choices:
             self._push_choices(data, chunk, chunk.choices, out)
         if chunk.usage is not UNSET and chunk.usage != _NULL:
             self._note_usage(chunk.usage)
             if not chunk.choices:
                 self._usage_chunk = _object_decoder.decode(data)
+
+    def _reported(self, data: bytes) -> WorldRouterError:
+        """The error of a chunk that reports one: in place of an answer it is what it would be under its status."""
+        error = reported(data)
+        return UpstreamFailed(f"The answer broke off: {error.message}") if self.finish_reasons else error
 
     def _push_choices(self, data: bytes, chunk: _Chunk, choices: list[_Choice], out: list[bytes]) -> None:
         plain = self._note_choices(choices)
@@ -230,7 +239,7 @@ class ChunkRewriter:
         if plain and (passed := self._exchange_head(data, chunk)) is not None:
             out.append(passed)
             if len(self._introduced) < len(self.finish_reasons):
-                self._introduced.update([choice.index for choice in choices])
+                self._introduced.update([choice.index or 0 for choice in choices])
             if self._lessons >= _LESSON_COST:
                 self._learn_frame(data, choices)
         else:
@@ -296,15 +305,16 @@ class ChunkRewriter:
         """Note what the choices produced; whether they may pass without a look inside."""
         plain = True
         for choice in choices:
-            if choice.index < 0:
-                choice.index, plain = 0, False
-            self.finish_reasons.setdefault(choice.index, None)
+            index = choice.index
+            if index is None:
+                index, plain = 0, False
+            self.finish_reasons.setdefault(index, None)
             plain = plain and choice.finish_reason is None and choice.delta is not None
             if choice.delta is None:
                 continue
             self.text_bytes += _text_bytes(choice.delta)
             plain = plain and choice.delta.tool_calls == _NULL
-            if choice.index not in self._introduced and (choice.delta.role != _ROLE or choice.finish_reason):
+            if index not in self._introduced and (choice.delta.role != _ROLE or choice.finish_reason):
                 plain = False
         return plain
 
@@ -361,7 +371,9 @@ class ChunkRewriter:
         running: list[_Object] = []
         finishing: list[_Object] = []
         for view, choice in zip(views, _choices_decoder.decode(fields["choices"]), strict=True):
-            self._sort(view, {"index": Raw(b"%d" % view.index)} | choice, running, finishing)
+            if view.index is None:
+                choice = {"index": _ZERO} | choice | {"index": _ZERO}
+            self._sort(view, choice, running, finishing)
         if running:
             out.append(_encoder.encode(fields | {"choices": Raw(_encoder.encode(running))}))
         if finishing:
@@ -369,14 +381,15 @@ class ChunkRewriter:
 
     def _sort(self, view: _Choice, choice: _Object, running: list[_Object], finishing: list[_Object]) -> None:
         """Mend one choice, and split it when it both says something and finishes."""
+        index = view.index or 0
         delta = _object_decoder.decode(choice["delta"]) if view.delta is not None else {}
         if view.delta is not None and view.delta.tool_calls != _NULL:
-            delta["tool_calls"] = self._tool_calls.number(view.index, delta["tool_calls"])
+            delta["tool_calls"] = self._tool_calls.number(index, delta["tool_calls"])
             if delta["tool_calls"] == _NONE:
                 del delta["tool_calls"]
         says = any(name != "role" and raw not in _EMPTY for name, raw in delta.items())
-        if view.index not in self._introduced:
-            self._introduced.add(view.index)
+        if index not in self._introduced:
+            self._introduced.add(index)
             delta["role"] = _ROLE
             says = True
         elif _says_role(view.delta):
@@ -385,7 +398,7 @@ class ChunkRewriter:
         if not view.finish_reason:
             running.append(mended if view.finish_reason is None else mended | {"finish_reason": _NULL})
             return
-        self.finish_reasons[view.index] = view.finish_reason
+        self.finish_reasons[index] = view.finish_reason
         last = choice | {"delta": Raw(b"{}")}
         if says:
             running.append(mended | {"finish_reason": _NULL})
@@ -410,8 +423,6 @@ def _read(data: bytes) -> tuple[_Chunk, bytes]:
             chunk = _decode(data)
         except msgspec.DecodeError:
             raise UpstreamFailed("The upstream sent a chunk that is not one.") from None
-    if chunk.error != _NULL:
-        raise UpstreamFailed("The upstream reported an error in the middle of its answer.")
     return chunk, data
 
 

@@ -57,6 +57,8 @@ class SseDecoder:
         whole = b"".join(self._parts)
         held = whole.endswith(b"\r")  # perhaps the first half of CRLF
         whole = _with_lf(whole[:-1] if held else whole)
+        if held and whole.endswith(b"\n"):
+            whole += b"\n"  # a blank line whatever follows; what is kept of it adds no event
         events, blank, rest = whole.rpartition(b"\n\n")
         if held:
             rest += b"\r"

@@ -1,4 +1,4 @@
-"""What an upstream's refusal becomes for the caller.
+"""What an upstream's refusal becomes for the caller, and an error that it reports under status 200.
 
 The upstream's 400 is the caller's 400, with its message. Its 401, 402, 403 and 404 are between us and the
 provider: our unpaid bill must never be the caller's 402.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 
 import msgspec
 
@@ -32,6 +33,25 @@ _BAD_KEY = "API_KEY_INVALID"
 """Gemini's reason for a 400 that is about our credential (https://cloud.google.com/apis/design/errors)."""
 _tells_of_a_bad_key = re.compile("Incorrect(?: |%20)API(?: |%20)key").match
 """xAI too answers 400, and only its text says so; no caller sends a key that an upstream could mean."""
+_is_status = re.compile("[45][0-9]{2}").fullmatch
+_STATUSES: Mapping[str, int] = MappingProxyType(
+    {
+        "invalid_request_error": 400,
+        "authentication_error": 401,
+        "invalid_api_key": 401,
+        "billing_error": 402,
+        "permission_error": 403,
+        "model_not_found": 404,
+        "not_found_error": 404,
+        "timeout_error": 408,
+        "request_too_large": 413,
+        "insufficient_quota": 429,
+        "rate_limit_error": 429,
+        "rate_limit_exceeded": 429,
+    }
+)
+"""Of codes and types that come with these statuses, as OpenAI (https://platform.openai.com/docs/guides/error-codes)
+and Anthropic (https://docs.anthropic.com/en/api/errors) list them."""
 
 
 async def read_refusal(read: Callable[[], Awaitable[bytes]], head: Head) -> WorldRouterError:
@@ -66,6 +86,19 @@ def refusal(head: Head, body: bytes) -> WorldRouterError:
     return UpstreamFailed(f"The upstream failed (status {status}).")
 
 
+def reported(body: bytes) -> WorldRouterError:
+    """The error for one that an upstream reports in place of an answer, under status 200: what it would be under the
+    status that its code or type stands for (OpenRouter's code is one, https://openrouter.ai/docs/errors), and where
+    there is none, or the upstream itself failed, UpstreamFailed with its message.
+    """
+    error = _error_of(body)
+    status = next(filter(None, map(_status_of, map(error.get, ("code", "status_code", "type")))), 500)
+    if status < 500:
+        return refusal(Head(status, "", None), body)
+    text = _shown(_text(error))
+    return UpstreamFailed(f"The upstream failed: {text}" if text else "The upstream failed.")
+
+
 def _rejection(status: int, error: Mapping[str, object]) -> WorldRouterError:
     details, text = error.get("details"), _text(error)
     reasons = [each.get("reason") for each in details if isinstance(each, dict)] if isinstance(details, list) else []
@@ -73,10 +106,23 @@ def _rejection(status: int, error: Mapping[str, object]) -> WorldRouterError:
         return _refused(status)
     param, code = error.get("param"), error.get("code")
     return UpstreamRejected(
-        _SECRET.sub("[secret]", text or "The upstream refused the request.")[:MAX_MESSAGE_CHARS],
+        _shown(text) or "The upstream refused the request.",
         param=param if isinstance(param, str) else None,
         code=str(code) if isinstance(code, str | int) else None,
     )
+
+
+def _shown(text: str) -> str:
+    """An upstream's words as the caller may read them."""
+    return _SECRET.sub("[secret]", text)[:MAX_MESSAGE_CHARS]
+
+
+def _status_of(said: object) -> int | None:
+    """The status that a code or type stands for."""
+    if not isinstance(said, str | int):
+        return None
+    name = str(said)
+    return int(name) if _is_status(name) else _STATUSES.get(name)
 
 
 def _refused(status: int) -> UpstreamRefused:

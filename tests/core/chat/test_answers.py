@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.chat.answers import read_answer
-from core.errors import UpstreamFailed
+from core.errors import UpstreamFailed, UpstreamRejected
 from core.money.usage import TokenCounts
 
 ESTIMATE = TokenCounts(prompt=3, completion=4, total=7, estimated=True)
@@ -72,8 +72,9 @@ def test_logprobs_and_refusal_are_always_there() -> None:
 
 
 def test_what_the_schema_requires_of_a_choice_is_added() -> None:
-    """The index by its place, and of the message its role and content."""
-    found = shown({"choices": [{"message": {}, "finish_reason": "stop"}] * 2})["choices"]
+    """The index by its place, where it is left out or null, and of the message its role and content."""
+    found = shown({"choices": [{"index": None, "message": {}, "finish_reason": "stop"}] * 2})["choices"]
+    assert found == shown({"choices": [{"message": {}, "finish_reason": "stop"}] * 2})["choices"]
     message = {"role": "assistant", "content": None, "refusal": None}
     assert found == [{"index": at, "message": message, "logprobs": None, "finish_reason": "stop"} for at in (0, 1)]
 
@@ -186,6 +187,13 @@ def test_what_is_no_complete_answer_fails(body: bytes) -> None:
     """Bad JSON, bad UTF-8, an error object, a choice without its finish: never passed on, never charged as one."""
     with pytest.raises(UpstreamFailed):
         read_answer(body)
+
+
+@pytest.mark.parametrize("fields", [{}, {"choices": []}, {"choices": None}])
+def test_an_error_in_place_of_an_answer_is_not_lost(fields: dict[str, Any]) -> None:
+    """OpenRouter reports failures so, under status 200."""
+    with pytest.raises(UpstreamRejected, match="too long"):
+        read_answer(json.dumps({"error": {"message": "too long", "code": 400}, **fields}).encode())
 
 
 @given(st.binary(max_size=60), st.sampled_from([b"%s", b'{"choices":%s}', b'{"choices":[{"message":%s}]}']))

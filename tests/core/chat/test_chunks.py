@@ -250,7 +250,8 @@ def test_an_empty_answer_has_a_role_and_a_finish(delta: Any) -> None:
 
 def test_what_the_schema_requires_is_added_to_every_chunk() -> None:
     """Without object, index and finish reason, and without id, created and model: clients look at all of them."""
-    out, last = passed([{"choices": [{"delta": {"content": text}}]} for text in ("a", "b")] + [STOP])
+    deltas = [{"delta": {"content": "a"}}, {"index": None, "delta": {"content": "b"}}]
+    out, last = passed([{"choices": [each]} for each in deltas] + [STOP])
     required = {**OURS, "object": "chat.completion.chunk"}
     assert [{name: each[name] for name in required} for each in out] == [required, required]
     assert [each["choices"] for each in out] == [

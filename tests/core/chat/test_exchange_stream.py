@@ -318,6 +318,36 @@ async def test_another_endpoint_is_tried_before_the_first_delta(router: Any, scr
     assert (row["endpoint"], row["attempts"], row["completion_tokens"]) == ("e2", 2, 3)
 
 
+@pytest.mark.parametrize(
+    ("error", "kind", "message", "attempts"),
+    [
+        ({"message": "no such voice", "code": 400}, errors.UpstreamRejected, "no such voice", 1),
+        ({"message": "engine died"}, errors.UpstreamFailed, "The upstream failed: engine died", 2),
+        ({"message": "of our plan", "type": "rate_limit_error"}, errors.RateLimited, "The upstream is rate limited.", 2),
+    ],
+)
+async def test_an_error_in_place_of_an_answer_is_not_lost(
+    router: Any, error: Any, kind: type[errors.WorldRouterError], message: str, attempts: int
+) -> None:
+    """Status 200 or not, it is the caller's to read, and another endpoint is tried where that may help."""
+    raw = [": ping\n\n", "data: " + json.dumps({"error": error}) + "\n\n"]
+    for provider in ("p1", "p2"):
+        router.scripted(provider, raw=raw)
+    chunks, failure = await collect(router, {"model": "two"})
+    assert chunks == []
+    assert type(failure) is kind
+    assert failure.message == message
+    assert (await router.row())["attempts"] == attempts
+
+
+async def test_an_error_in_the_middle_of_an_answer_says_what_it_is(router: Any) -> None:
+    """The stream has begun, so it ends in a failure, whatever the upstream calls it."""
+    error = "data: " + json.dumps({"error": {"message": "took too long", "code": 400}}) + "\n\n"
+    _, failure = await collect(router, {"script": {"raw": [ROLE, error]}})
+    assert type(failure) is errors.UpstreamFailed
+    assert failure.message == "The answer broke off: took too long"
+
+
 async def test_no_other_endpoint_is_tried_after_the_first_delta(router: Any) -> None:
     """Half an answer is not continued by another model's."""
     router.scripted("p1", fault="cut", fault_after=2)

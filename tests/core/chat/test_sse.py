@@ -83,12 +83,15 @@ def test_an_event_is_out_with_the_read_that_completes_it() -> None:
     assert decoder.finish() == []
 
 
-def test_crlf_events_are_out_at_once_too() -> None:
+def test_crlf_and_cr_events_are_out_at_once_too() -> None:
     """The CR that may be half of a line end holds nothing back that is complete."""
     decoder = SseDecoder()
     assert decoder.feed(b"data: 1\r\n\r\n") == [b"1"]
-    assert decoder.feed(b"data: 2\r\n\r") == []
-    assert decoder.feed(b"\n") == [b"2"]
+    assert decoder.feed(b"data: 2\r\n\r") == [b"2"]
+    assert decoder.feed(b"\ndata: 3\r\r") == [b"3"]
+    assert decoder.feed(b"\r") == []
+    assert decoder.feed(b"data: 4\r\r") == [b"4"]
+    assert decoder.finish() == []
 
 
 def test_comments_and_other_fields_are_no_events() -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from core import errors
-from core.chat.upstream_errors import MAX_ERROR_BYTES, MAX_MESSAGE_CHARS, read_refusal, refusal
+from core.chat.upstream_errors import MAX_ERROR_BYTES, MAX_MESSAGE_CHARS, read_refusal, refusal, reported
 from core.providers.base import Head
 
 
@@ -177,3 +177,27 @@ def test_a_provider_s_echo_of_our_key_is_blacked_out(secret: str) -> None:
     assert message.startswith("bad key")
     assert "super-secret" not in message
     assert "AIza" not in message
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        ({"type": "invalid_request_error", "code": "context_length_exceeded"}, errors.UpstreamRejected, "said"),
+        ({"type": "BadRequestError", "code": 400}, errors.UpstreamRejected, "said"),
+        ({"type": "invalid_request_error", "code": "invalid_api_key"}, errors.UpstreamRefused, None),
+        ({"type": "insufficient_quota", "code": None}, errors.RateLimited, None),
+        ({"code": "429"}, errors.RateLimited, None),
+        ({"code": 402}, errors.UpstreamRefused, None),
+        ({"code": 502, "type": "invalid_request_error"}, errors.UpstreamFailed, "The upstream failed: said"),
+        ({"type": "server_error", "code": {"a": 1}}, errors.UpstreamFailed, "The upstream failed: said"),
+        ({"message": "for sk-super-secret"}, errors.UpstreamFailed, "The upstream failed: for [secret]"),
+        ({"message": 7}, errors.UpstreamFailed, "The upstream failed."),
+    ],
+)
+def test_an_error_under_status_200_is_what_it_stands_for(
+    error: dict[str, object], kind: type[errors.WorldRouterError], message: str | None
+) -> None:
+    """Its code or type is as good as a status; only what is said of our access is not passed on."""
+    found = reported(body(**{"message": "said", **error}))
+    assert type(found) is kind
+    assert found.message == message if message is not None else "said" not in found.message
