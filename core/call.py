@@ -50,7 +50,7 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
-    """One RPC in flight. `request_id` is ours, `client_request_id` the caller's, at most 128 characters."""
+    """One RPC in flight. `request_id` is ours, `client_request_id` the caller's, at most 512 characters."""
 
     request_id: str
     client_request_id: str

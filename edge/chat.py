@@ -25,7 +25,9 @@ Answer = TypeVar("Answer")
 
 AUTHORIZATION_LIMIT = 1024
 """Characters; what is longer is no key, and would not fit into gRPC metadata."""
-REQUEST_ID_LIMIT = 128
+CLIENT_REQUEST_ID = "x-client-request-id"
+CLIENT_REQUEST_ID_LIMIT = 512
+"""Characters of the caller's own id, as OpenAI takes it (https://platform.openai.com/docs/api-reference/debugging-requests)."""
 _JSON_HEADERS: Mapping[str, str] = {"Content-Type": "application/json"}
 LARGE_BODY_BYTES = 100_000
 """From here on the core alone looks into a body: to look twice costs more than the RPC that lets it decide."""
@@ -49,10 +51,18 @@ def wants_stream(body: bytes) -> bool:
 
 
 def call_metadata(headers: MultiMapping[str]) -> tuple[tuple[str, str], ...]:
-    """What the core needs of the request's headers. A missing, second or impossible key is for the core to judge."""
+    """What the core needs of the request's headers. A missing, second or impossible key is for the core to judge.
+
+    The caller's own id is `x-client-request-id`, which nobody between it and us writes, or else `x-request-id`.
+    """
     found = []
-    for key, limit in (("authorization", AUTHORIZATION_LIMIT), (REQUEST_ID, REQUEST_ID_LIMIT)):
-        for value in headers.getall(key, ())[:2]:
+    keys, ids = headers.getall("authorization", ()), headers.getall(CLIENT_REQUEST_ID, ())
+    ids = ids or headers.getall(REQUEST_ID, ())
+    for key, values, limit in (
+        ("authorization", keys, AUTHORIZATION_LIMIT),
+        (REQUEST_ID, ids, CLIENT_REQUEST_ID_LIMIT),
+    ):
+        for value in values[:2]:
             if not (value.isascii() and value.isprintable()):
                 value = _NOT_METADATA.sub("?", value)
             if value:

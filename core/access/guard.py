@@ -29,8 +29,8 @@ from core.status import REQUEST_ID_KEY, abort_details
 
 _logger = logging.getLogger(__name__)
 
-CLIENT_REQUEST_ID_MAX_LENGTH = 128
-"""Characters kept of a caller's own `x-request-id`."""
+CLIENT_REQUEST_ID_MAX_LENGTH = 512
+"""Characters kept of a caller's own request id, which comes in the metadata `x-request-id`."""
 
 _ANONYMOUS = Caller(Role.ANONYMOUS, "", None)
 

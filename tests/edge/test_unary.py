@@ -107,11 +107,16 @@ async def test_a_credential_that_metadata_cannot_carry(core: Any, edge: Any, con
 
 
 async def test_a_clients_own_request_id(core: Any, edge: Any, http: aiohttp.ClientSession) -> None:
-    """x-request-id of the client reaches the core, cut to 128 characters; the answer carries the core's."""
-    headers = {"X-Request-Id": "mine-" + "é" + "7" * 200}
+    """x-client-request-id of the client, or else its x-request-id, reaches the core, cut to 512 characters; the answer
+    carries the core's."""
+    headers = {"X-Request-Id": "mine-" + "é" + "7" * 600}
     async with http.post(f"{edge.url}/v1/chat/completions", data=BODY, headers=headers) as answer:
         assert answer.headers["x-request-id"] == "01k9zz2w8x5qv3d7m4t6c1b0ra"
-    assert core.calls[0].metadata["x-request-id"] == ("mine-?" + "7" * 200)[:128]
+    assert core.calls[0].metadata["x-request-id"] == ("mine-?" + "7" * 600)[:512]
+    headers["X-Client-Request-Id"] = "a" * 512
+    async with http.post(f"{edge.url}/v1/chat/completions", data=BODY, headers=headers) as answer:
+        assert answer.headers["x-request-id"] == "01k9zz2w8x5qv3d7m4t6c1b0ra"
+    assert core.calls[1].metadata["x-request-id"] == "a" * 512
 
 
 @pytest.mark.parametrize(

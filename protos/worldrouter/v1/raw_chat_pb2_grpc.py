@@ -40,7 +40,7 @@ class RawChatServiceStub:
     "-tokens"; they stand in the trailers of RATE_LIMIT_EXCEEDED as well. On an
     error before the upstream was called "x-request-id" stands in the trailers.
     Request metadata: "authorization" is required, "x-request-id" is kept as the
-    client's own id (128 printable characters at most, cut there).
+    client's own id (512 printable characters at most, cut there).
     """
 
     def __init__(self, channel):
@@ -76,7 +76,7 @@ class RawChatServiceServicer:
     "-tokens"; they stand in the trailers of RATE_LIMIT_EXCEEDED as well. On an
     error before the upstream was called "x-request-id" stands in the trailers.
     Request metadata: "authorization" is required, "x-request-id" is kept as the
-    client's own id (128 printable characters at most, cut there).
+    client's own id (512 printable characters at most, cut there).
     """
 
     def CreateRawCompletion(self, request, context):
@@ -134,7 +134,7 @@ class RawChatService:
     "-tokens"; they stand in the trailers of RATE_LIMIT_EXCEEDED as well. On an
     error before the upstream was called "x-request-id" stands in the trailers.
     Request metadata: "authorization" is required, "x-request-id" is kept as the
-    client's own id (128 printable characters at most, cut there).
+    client's own id (512 printable characters at most, cut there).
     """
 
     @staticmethod

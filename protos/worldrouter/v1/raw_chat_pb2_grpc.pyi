@@ -41,7 +41,7 @@ class RawChatServiceStub:
     "-tokens"; they stand in the trailers of RATE_LIMIT_EXCEEDED as well. On an
     error before the upstream was called "x-request-id" stands in the trailers.
     Request metadata: "authorization" is required, "x-request-id" is kept as the
-    client's own id (128 printable characters at most, cut there).
+    client's own id (512 printable characters at most, cut there).
     """
 
     @_typing.overload
@@ -76,7 +76,7 @@ class RawChatServiceAsyncStub(RawChatServiceStub):
     "-tokens"; they stand in the trailers of RATE_LIMIT_EXCEEDED as well. On an
     error before the upstream was called "x-request-id" stands in the trailers.
     Request metadata: "authorization" is required, "x-request-id" is kept as the
-    client's own id (128 printable characters at most, cut there).
+    client's own id (512 printable characters at most, cut there).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -107,7 +107,7 @@ class RawChatServiceServicer(metaclass=_abc_1.ABCMeta):
     "-tokens"; they stand in the trailers of RATE_LIMIT_EXCEEDED as well. On an
     error before the upstream was called "x-request-id" stands in the trailers.
     Request metadata: "authorization" is required, "x-request-id" is kept as the
-    client's own id (128 printable characters at most, cut there).
+    client's own id (512 printable characters at most, cut there).
     """
 
     @_abc_1.abstractmethod

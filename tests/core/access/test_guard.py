@@ -134,14 +134,14 @@ async def test_the_request_id_is_ours_and_leads(guard, serve, bearer, observer) 
     stub = metering_pb2_grpc.MeteringServiceStub(await serve(guard))
     seen = set()
     for _ in range(3):
-        call = stub.GetBalance(metering_pb2.GetBalanceRequest(), metadata=(*bearer, ("x-request-id", "mine" * 50)))
+        call = stub.GetBalance(metering_pb2.GetBalanceRequest(), metadata=(*bearer, ("x-request-id", "mine" * 200)))
         assert (await call).account_id == "acct_a"
         seen.add(dict(await call.initial_metadata())["x-request-id"])
     assert len(seen) == 3
     method, last, code = observer.ends[-1]
     assert (method, code) == ("GetBalance", C.OK)
     assert last.request_id in seen
-    assert last.client_request_id == ("mine" * 50)[:128]
+    assert last.client_request_id == ("mine" * 200)[:512]
     assert last.caller.role is Role.API_KEY
 
 

@@ -323,7 +323,7 @@ async def test_another_endpoint_is_tried_before_the_first_delta(router: Any, scr
     [
         ({"message": "no such voice", "code": 400}, errors.UpstreamRejected, "no such voice", 1),
         ({"message": "engine died"}, errors.UpstreamFailed, "The upstream failed: engine died", 2),
-        ({"message": "of our plan", "type": "rate_limit_error"}, errors.RateLimited, "The upstream is rate limited.", 2),
+        ({"message": "our plan", "type": "rate_limit_error"}, errors.RateLimited, "The upstream is rate limited.", 2),
     ],
 )
 async def test_an_error_in_place_of_an_answer_is_not_lost(
