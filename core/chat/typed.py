@@ -75,8 +75,8 @@ def request_body(params: ChatCompletionParams, *, stream: bool, include_obfuscat
     """OpenAI's JSON body for these parameters.
 
     Raises InvalidRequest, whose `param` is the path of the field, for JSON text that is not JSON, a key of
-    `extra_json` that has a field, two forms of one key, numbers that are not finite, and more than MAX_OBJECTS.
-    Everything else is for the pipeline and the upstream to judge.
+    `extra_json` that has a field which can hold it, two forms of one key, numbers that are not finite, and more than
+    MAX_OBJECTS. Everything else is for the pipeline and the upstream to judge.
     """
     body = _to_object(params, "", iter(range(MAX_OBJECTS)), _DECIDED)
     if stream:
@@ -144,9 +144,11 @@ def _fits(read: _Read, message: Message, value: msgspec.Raw) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """How a message is read: by JSON key the fields that may hold it, and the members of its oneof by `type`."""
+    """How a message is read: by JSON key the fields that may hold it, and the members of its oneof by `type`. `plain`
+    are the keys all of whose fields hold one value each rather than messages."""
 
     fields: Mapping[str, Sequence[_Read]]
+    plain: frozenset[str]
     oneof: str | None
     members: Mapping[str, _Read]
 
@@ -159,7 +161,14 @@ class _Plan:
             return fields
         if not _fits(self.members[tag], message, fields[tag]):
             return fields
-        return {key: value for key, value in fields.items() if key not in ("type", tag)}
+        absent = {key for key in self.members if bytes(fields.get(key, b"")) == b"null"}
+        return {key: value for key, value in fields.items() if key not in ("type", tag, *absent)}
+
+    def has_room(self, key: str, value: msgspec.Raw, message: Message) -> bool:
+        """Whether a field could hold this; one that holds messages is not tried, as it may take long."""
+        if key not in self.plain or bytes(value) == b"null":
+            return True
+        return any(_fits(read, message, value) for read in self.fields[key])
 
 
 def _text(value: msgspec.Raw) -> str | None:
@@ -176,7 +185,8 @@ def _plan(descriptor: Any) -> _Plan:  # Any: protobuf's types know two kinds of 
     for field in descriptor.fields:
         if field.name not in (_EXTRA, *members, *_OURS.get(descriptor.full_name, ())):
             fields.setdefault(_key(field), []).append(_reader(field))
-    return _Plan(fields, oneof.name if oneof else None, members)
+    nested = {_key(field) for field in descriptor.fields if field.message_type is not None}
+    return _Plan(fields, frozenset(fields.keys() - nested), oneof.name if oneof else None, members)
 
 
 def _key(field: FieldDescriptor) -> str:
@@ -240,16 +250,14 @@ def _to_object(
     if plan.oneof and (tag := message.WhichOneof(plan.oneof)):
         found["type"] = tag
         taken |= {"type", *plan.members}
-    return found | _extra(getattr(message, _EXTRA), taken, f"{path}{_EXTRA}")
-
-
-def _extra(text: str, taken: set[str], path: str) -> _Object:
-    if not text:
-        return {}
-    fields = _parse(text, _Object, path)
-    if keys := taken & fields.keys():
-        raise InvalidRequest(f"{path} may not hold {min(keys)!r}: it has a field of its own", param=path)
-    return fields
+    if not getattr(message, _EXTRA):
+        return found
+    extra = _parse(getattr(message, _EXTRA), _Object, f"{path}{_EXTRA}")
+    for key in sorted(taken & extra.keys()):
+        if key in found or plan.has_room(key, extra[key], type(message)()):
+            path += _EXTRA
+            raise InvalidRequest(f"{path} may not hold {key!r}: it has a field of its own", param=path)
+    return found | extra
 
 
 def _to_value(field: FieldDescriptor, value: Any, path: str, places: Iterator[int]) -> object:

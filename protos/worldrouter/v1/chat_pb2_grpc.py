@@ -42,10 +42,11 @@ class ChatServiceStub:
     What has no field of its own (parameters of one vendor, OpenAI's deprecated
     "functions" and "function_call", whatever is new) is in extra_json: the text
     of a JSON object whose keys stand beside the typed ones. Numbers in it keep
-    every digit. In a request a key that has a field is refused with
-    INVALID_REQUEST, as is text that is not a JSON object. In an answer
-    extra_json holds every key without a field, and a value that its field cannot
-    hold; null reads as not set.
+    every digit. In an answer extra_json holds every key without a field, and a
+    value that its field cannot hold; null reads as not set. In a request a key
+    that has a field is refused with INVALID_REQUEST, as is text that is not a
+    JSON object; but a value that a field without messages cannot hold is sent, so
+    that the message of an answer can be sent back.
 
     A request may hold 10,000 messages, parts, tools and other messages of this
     package together.
@@ -88,10 +89,11 @@ class ChatServiceServicer:
     What has no field of its own (parameters of one vendor, OpenAI's deprecated
     "functions" and "function_call", whatever is new) is in extra_json: the text
     of a JSON object whose keys stand beside the typed ones. Numbers in it keep
-    every digit. In a request a key that has a field is refused with
-    INVALID_REQUEST, as is text that is not a JSON object. In an answer
-    extra_json holds every key without a field, and a value that its field cannot
-    hold; null reads as not set.
+    every digit. In an answer extra_json holds every key without a field, and a
+    value that its field cannot hold; null reads as not set. In a request a key
+    that has a field is refused with INVALID_REQUEST, as is text that is not a
+    JSON object; but a value that a field without messages cannot hold is sent, so
+    that the message of an answer can be sent back.
 
     A request may hold 10,000 messages, parts, tools and other messages of this
     package together.
@@ -156,10 +158,11 @@ class ChatService:
     What has no field of its own (parameters of one vendor, OpenAI's deprecated
     "functions" and "function_call", whatever is new) is in extra_json: the text
     of a JSON object whose keys stand beside the typed ones. Numbers in it keep
-    every digit. In a request a key that has a field is refused with
-    INVALID_REQUEST, as is text that is not a JSON object. In an answer
-    extra_json holds every key without a field, and a value that its field cannot
-    hold; null reads as not set.
+    every digit. In an answer extra_json holds every key without a field, and a
+    value that its field cannot hold; null reads as not set. In a request a key
+    that has a field is refused with INVALID_REQUEST, as is text that is not a
+    JSON object; but a value that a field without messages cannot hold is sent, so
+    that the message of an answer can be sent back.
 
     A request may hold 10,000 messages, parts, tools and other messages of this
     package together.

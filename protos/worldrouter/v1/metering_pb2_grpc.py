@@ -151,8 +151,8 @@ class MeteringServiceServicer:
 
     def GetUsageRecord(self, request, context):
         """Gets one request by its id. Requests that failed after they were admitted
-        have a record too, of cost 0. NOT_FOUND when there is none, or when it is
-        another account's.
+        have a record too, of cost 0 unless part of the answer had come. NOT_FOUND
+        when there is none, or when it is another account's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -67,8 +67,8 @@ class MeteringServiceStub:
     """
     GetUsageRecord: _grpc.UnaryUnaryMultiCallable[_metering_pb2.GetUsageRecordRequest, _metering_pb2.UsageRecord]
     """Gets one request by its id. Requests that failed after they were admitted
-    have a record too, of cost 0. NOT_FOUND when there is none, or when it is
-    another account's.
+    have a record too, of cost 0 unless part of the answer had come. NOT_FOUND
+    when there is none, or when it is another account's.
     """
     Audit: _grpc.UnaryUnaryMultiCallable[_metering_pb2.AuditRequest, _metering_pb2.AuditResponse]
     """Proves that every account has what the ledger says and that no entry was
@@ -135,8 +135,8 @@ class MeteringServiceAsyncStub(MeteringServiceStub):
     """
     GetUsageRecord: _aio.UnaryUnaryMultiCallable[_metering_pb2.GetUsageRecordRequest, _metering_pb2.UsageRecord]  # type: ignore[assignment]
     """Gets one request by its id. Requests that failed after they were admitted
-    have a record too, of cost 0. NOT_FOUND when there is none, or when it is
-    another account's.
+    have a record too, of cost 0 unless part of the answer had come. NOT_FOUND
+    when there is none, or when it is another account's.
     """
     Audit: _aio.UnaryUnaryMultiCallable[_metering_pb2.AuditRequest, _metering_pb2.AuditResponse]  # type: ignore[assignment]
     """Proves that every account has what the ledger says and that no entry was
@@ -236,8 +236,8 @@ class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_metering_pb2.UsageRecord, _abc.Awaitable[_metering_pb2.UsageRecord]]:
         """Gets one request by its id. Requests that failed after they were admitted
-        have a record too, of cost 0. NOT_FOUND when there is none, or when it is
-        another account's.
+        have a record too, of cost 0 unless part of the answer had come. NOT_FOUND
+        when there is none, or when it is another account's.
         """
 
     @_abc_1.abstractmethod

@@ -304,6 +304,9 @@ def test_schema_must_be_json(text: str) -> None:
     ("params", "param"),
     [
         (chat.ChatCompletionParams(extra_json='{"temperature":1}'), "extra_json"),
+        (chat.ChatCompletionParams(extra_json='{"user":null}'), "extra_json"),
+        (chat.ChatCompletionParams(user="u", extra_json='{"user":1}'), "extra_json"),
+        (chat.ChatCompletionParams(extra_json='{"messages":1}'), "extra_json"),
         (chat.ChatCompletionParams(extra_json='{"stream":true}'), "extra_json"),
         (chat.ChatCompletionParams(extra_json='{"stream_options":{}}'), "extra_json"),
         (chat.ChatCompletionParams(tools=[chat.Tool(function={}, extra_json='{"type":"x"}')]), "tools[0].extra_json"),
@@ -343,6 +346,15 @@ def test_answer_can_be_sent_back() -> None:
     body = dumps({"choices": [{"index": 0, "message": message, "logprobs": None}]}).encode()
     answer = typed.completion(body, STARTED, FINISHED)
     del message["content"]
+    assert body_of(messages=[answer.choices[0].message])["messages"] == [message]
+
+
+def test_answer_with_odd_values_can_be_sent_back() -> None:
+    """So is one with values that its fields cannot hold, which stay; nulls of a call's other kinds read as not set."""
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}, "custom": None}
+    message = {"role": "assistant", "tool_calls": [call], "reasoning_content": ["r"], "tool_call_id": 7}
+    answer = typed.completion(dumps({"choices": [{"message": message}]}).encode(), STARTED, FINISHED)
+    del call["custom"]
     assert body_of(messages=[answer.choices[0].message])["messages"] == [message]
 
 
