@@ -123,6 +123,56 @@ def test_calls_without_any_name_for_them_are_counted() -> None:
     assert [(index, name) for index, _, name, _ in put_together(out)] == [(0, "f"), (1, "g"), (2, "h")]
 
 
+def repeated(name: str, *arguments: str) -> list[Any]:
+    """Deltas of one index without an id, each with the name."""
+    return [[part(each, name, index=0)] for each in arguments]
+
+
+@pytest.mark.parametrize(
+    ("deltas", "calls"),
+    [
+        pytest.param(
+            [*repeated("f", '{"x":1}'), *repeated("f", '{"x":2}', "{}"), *repeated("g", "{}")],
+            [("f", '{"x":1}'), ("f", '{"x":2}'), ("f", "{}"), ("g", "{}")],
+            id="whole calls",
+        ),
+        pytest.param(
+            [
+                *repeated("f", ""),
+                *[[part(each, index=0, id="")] for each in ('{"x":"\\', '"}{', '"', "}")],
+                *repeated("g", ""),
+                [part("{}", index=0)],
+            ],
+            [("f", '{"x":"\\"}{"}'), ("g", "{}")],
+            id="calls in fragments",
+        ),
+        pytest.param(
+            repeated("f", "", '{"x":', "{}", ',"y":"}', '{"', "}", "", " "),
+            [("f", '{"x":{},"y":"}{"} ')],
+            id="one call, its name on every fragment",
+        ),
+        pytest.param(repeated("get_", "") + repeated("weather", "{}"), [("get_", "{}")], id="one call, no arguments yet"),
+        pytest.param(
+            [[{"index": 0, "function": {"name": name, "arguments": {"x": 1}}}] for name in "fg"],
+            [("f", {"x": 1}), ("g", {"x": 1})],
+            id="arguments that are objects",
+        ),
+    ],
+)
+def test_calls_of_one_index_are_told_apart_without_ids(deltas: list[Any], calls: list[Any]) -> None:
+    """A name behind whole arguments begins another call; a name that is only repeated does not."""
+    out = [fragment for delta in mended(*deltas) for fragment in delta]
+    found: dict[int, list[Any]] = {}
+    for fragment in out:
+        function = fragment["function"]
+        if (call := found.get(fragment["index"])) is None:
+            found[fragment["index"]] = [function["name"], function["arguments"]]
+        else:
+            assert "name" not in function
+            call[1] += function["arguments"]
+    assert [tuple(call) for call in found.values()] == calls
+
+
 def test_choices_count_for_themselves() -> None:
     """The calls of one choice do not number those of another."""
     numbering = ToolCallNumbering()
