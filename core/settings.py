@@ -164,7 +164,11 @@ class EndpointSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A model. Its endpoints are tried in order. A model without a price is refused."""
+    """A model. Its endpoints are tried in order. A model without a price is refused.
+
+    `max_image_tokens` is what an image counts as when its request is held, and where no upstream counts it; a video or
+    a file at least.
+    """
 
     id: Name
     max_output_tokens: SomeTokens

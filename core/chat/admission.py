@@ -103,14 +103,15 @@ class Admission:
         may. A limit beyond what the model can write is lowered to that.
         """
         text_tokens = envelope.text_bytes * PER_TOKENS // self._ratios.of(model.id).low
-        input_tokens = text_tokens + envelope.media * model.max_image_tokens + 1
+        media_tokens = envelope.media_tokens(model.max_image_tokens)
+        input_tokens = text_tokens + media_tokens + 1
         most, asked = model.max_output_tokens, max(envelope.max_output or 0, envelope.foreign_limit)
         per_choice = most if envelope.max_output is None else min(asked, most)
         capped = most if asked > most else None
         estimate = Estimate(
             input_tokens,
             envelope.choices * per_choice,
-            most_input_tokens=envelope.body_bytes + envelope.media * model.max_image_tokens + SLACK_TOKENS,
+            most_input_tokens=envelope.body_bytes + media_tokens + SLACK_TOKENS,
             most_output_tokens=2 * envelope.choices * most + SLACK_TOKENS,
         )
         lowered, left = capped, MAX_LOWERINGS
@@ -132,7 +133,7 @@ class Admission:
         RateLimited; RequestTooLarge for what never fits; ServiceUnavailable.
         """
         text_tokens = envelope.text_bytes * PER_TOKENS // self._ratios.of(model.id).mean_input
-        least = text_tokens + envelope.media * model.max_image_tokens + 1
+        least = text_tokens + envelope.media_tokens(model.max_image_tokens) + 1
         expected = least
         if envelope.max_output is None:
             expected += envelope.choices * min(model.max_output_tokens, EXPECTED_OUTPUT_TOKENS)

@@ -10,7 +10,8 @@ from core.money.usage import TokenCounts
 
 
 class Counting(msgspec.Struct, frozen=True, gc=False):
-    """Estimates for one request: `most_output` tokens are what it may produce, `media_tokens` what its images take."""
+    """Estimates for one request: `most_output` tokens are what it may produce, `media_tokens` what its
+    images and the like count as."""
 
     ratio: TextRatio
     text_bytes: int

@@ -37,7 +37,7 @@ def counting_of(exchange: Exchange) -> Counting:
     assert model is not None
     assert envelope is not None
     ratio = exchange.pipeline.ratios.of(model.id)
-    return Counting(ratio, envelope.text_bytes, envelope.media * model.max_image_tokens, exchange.most_output)
+    return Counting(ratio, envelope.text_bytes, envelope.media_tokens(model.max_image_tokens), exchange.most_output)
 
 
 def produced_bytes(exchange: Exchange) -> int:

@@ -9,12 +9,11 @@ and it alone is sent: an upstream must not read another one than was judged here
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import Any
 
 import msgspec
 
+from core.chat.media import Medium, read_media, size_of
 from core.errors import InvalidRequest
 
 REDIRECTING_FIELDS = frozenset({"api_base", "base_url", "api_key", "extra_headers", "custom_llm_provider"})
@@ -37,83 +36,20 @@ MAX_FIELDS = 1_000
 """Of an object that is looked into: each costs time, and 10 MB have room for a million."""
 _SMALL_BYTES = 16_384
 """An object with no room for so many fields that they need counting while they are read."""
-MAX_PARTS = 20_000
-"""Of messages and their parts together: they too are looked into one by one."""
-_COUNTED_BYTES = 1 << 20
-"""Messages of this size are counted while they are read; smaller ones are read sooner than that would take, and those
-of text alone are not read at all."""
 
 _Fields = dict[str, msgspec.Raw]
 _decoder = msgspec.json.Decoder(_Fields)
 _encoder = msgspec.json.Encoder()
 _NULL, _TRUE, _FALSE = msgspec.Raw(b"null"), msgspec.Raw(b"true"), msgspec.Raw(b"false")
-_MEDIA_TYPES = frozenset({"image_url", "input_audio", "file"})
-"""Types of parts whose content, the field of the same name, is no text."""
-_BEFORE_OBJECT = b"{ \t\r\n"
-"""What may follow the bracket of an array whose first element is an object."""
-_MAX_BRACKETS = 1_000
-"""So many are looked at one by one; looking at more takes longer than a parse."""
 _ASKING = msgspec.Raw(b'{"include_usage":true}')
 _is_filled_array = re.compile(rb"\[[ \t\r\n]*[^] \t\r\n]").match
 _is_object = re.compile(rb"{").match
-_is_array = re.compile(rb"\[").match
-
-
-# None of these is ever part of a cycle, and to a collector a million of them are work.
-
-
-class _Part(msgspec.Struct, gc=False):
-    type: str = ""
-    image_url: msgspec.Raw = _NULL
-    input_audio: msgspec.Raw = _NULL
-    file: msgspec.Raw = _NULL
-
-
-class _Message(msgspec.Struct, gc=False):
-    content: list[_Part] | str | None = None
-
-
-_places: ContextVar[Iterator[int]] = ContextVar("_places")
-"""Of messages and parts that are being counted: one for each."""
-
-
-def _take_place() -> None:
-    """InvalidRequest when there is none left, before the others cost time."""
-    if next(_places.get(), None) is None:
-        raise _too_many_parts()
-
-
-def _too_many_parts() -> InvalidRequest:
-    return InvalidRequest(f"messages has more than {MAX_PARTS} messages and parts together.", param="messages")
-
-
-class _CountedPart(_Part, gc=False):
-    def __post_init__(self) -> None:
-        _take_place()
-
-
-class _CountedMessage(msgspec.Struct, gc=False):
-    content: list[_CountedPart] | str | None = None
-
-    def __post_init__(self) -> None:
-        _take_place()
-
-
-class _OddMessage(msgspec.Struct, gc=False):
-    content: msgspec.Raw = _NULL
-
-    def __post_init__(self) -> None:
-        _take_place()
 
 
 class _Name(str):
     """Name of a field that was counted."""
 
 
-_messages_decoder = msgspec.json.Decoder(list[_Message])
-_counted_decoder = msgspec.json.Decoder(list[_CountedMessage])
-_odd_messages_decoder = msgspec.json.Decoder(list[_OddMessage])
-_parts_decoder = msgspec.json.Decoder(list[_CountedPart])
 _string_decoder = msgspec.json.Decoder(str)
 _integer_decoder = msgspec.json.Decoder(int)
 
@@ -123,8 +59,7 @@ class Envelope(msgspec.Struct, frozen=True):
 
     `max_output` is the caller's output limit in tokens, None when it set none, `foreign_limit` the largest that a
     field of another dialect sets, 0 when none does. `body_bytes` is the size of it all, `text_bytes` without the
-    `media` images, sounds and files: which of the fields a provider shows to its model is its own affair, so all of
-    them count.
+    `media`: which of the fields a provider shows to its model is its own affair, so all of them count.
     """
 
     model: str
@@ -135,11 +70,15 @@ class Envelope(msgspec.Struct, frozen=True):
     foreign_limit: int
     body_bytes: int
     text_bytes: int
-    media: int
+    media: tuple[Medium, ...]
     ignored: tuple[str, ...]
     fields: _Fields
     asking_options: msgspec.Raw
     """The caller's `stream_options`, asking for usage."""
+
+    def media_tokens(self, most_image: int) -> int:
+        """What its media count as with a model whose images count as so many tokens at most."""
+        return sum([medium.tokens(most_image) for medium in self.media]) if self.media else 0
 
     def upstream_body(self, *, model: str, stream: bool, limit: tuple[str, int] | None) -> bytes:
         """The body for an upstream that calls the model so; `limit` is an output limit of ours: the caller's own
@@ -168,7 +107,7 @@ def _read(body: bytes) -> Envelope:
     fields = _decode(body)
     ignored = _remove_redirections(fields)
     stream = _boolean(fields, "stream")
-    media_bytes, media = _media(fields)
+    media, media_bytes = read_media(_messages(fields))
     include_usage, asking_options = _stream_options(fields, stream)
     return Envelope(
         model=_model(fields),
@@ -210,7 +149,7 @@ def _read_object(text: bytes | msgspec.Raw, name: str | None = None) -> _Fields:
             raise InvalidRequest(f"{name or 'The body'} has more than {MAX_FIELDS} fields.", param=name)
         return _Name(field)
 
-    if _size(text) <= _SMALL_BYTES:
+    if size_of(text) <= _SMALL_BYTES:
         return _decoder.decode(text)
     fields = msgspec.json.Decoder(dict[_Name, msgspec.Raw], dec_hook=counted).decode(text)
     return {str(field): raw for field, raw in fields.items()}
@@ -335,70 +274,10 @@ def _stream_options(fields: _Fields, stream: bool) -> tuple[bool, msgspec.Raw]:
     return include == _TRUE, msgspec.Raw(_encoder.encode(options))  # written anew: a field given twice is so no more
 
 
-def _media(fields: _Fields) -> tuple[int, int]:
-    """Bytes and count of the images, sounds and files in the messages; all other bytes are text."""
+def _messages(fields: _Fields) -> msgspec.Raw:
     raw = fields.get("messages")
     if raw is None:
         raise InvalidRequest("messages is required.", param="messages", code="missing_required_parameter")
     if not _is_filled_array(raw):
         raise InvalidRequest("messages must be a non-empty array.", param="messages", code="invalid_type")
-    parts = _media_parts(raw)
-    return sum(_size(getattr(part, part.type)) for part in parts), len(parts)
-
-
-def _size(raw: bytes | msgspec.Raw) -> int:
-    """Length in bytes, without the copy that `bytes` would make."""
-    return memoryview(raw).nbytes
-
-
-def _media_parts(messages: msgspec.Raw) -> list[_Part]:
-    """The images, sounds and files in the messages.
-
-    Messages or parts of another form than we know have none: they count as text, and the upstream judges them.
-    """
-    text = bytes(messages)
-    is_counted = len(text) >= _COUNTED_BYTES
-    if not _may_have_parts(text) and not (is_counted and text.count(b"{") > MAX_PARTS):
-        return []
-    decoder: msgspec.json.Decoder[Any] = _messages_decoder
-    if is_counted:
-        _places.set(iter(range(MAX_PARTS)))
-        decoder = _counted_decoder
-    try:
-        contents = [message.content for message in decoder.decode(text)]
-    except msgspec.MsgspecError:
-        return _media_among_odd(messages)
-    lists = [content for content in contents if content.__class__ is list]
-    if len(contents) + sum(map(len, lists)) > MAX_PARTS:
-        raise _too_many_parts()
-    return [part for parts in lists for part in parts if part.type in _MEDIA_TYPES]
-
-
-def _media_among_odd(messages: msgspec.Raw) -> list[_Part]:
-    """The same, where one of the messages or parts is of another form."""
-    found: list[_Part] = []
-    _places.set(iter(range(MAX_PARTS)))
-    try:
-        odd = _odd_messages_decoder.decode(messages)
-    except msgspec.MsgspecError:
-        return found
-    for message in odd:
-        if _is_array(message.content):
-            try:
-                parts = _parts_decoder.decode(message.content)
-            except msgspec.MsgspecError:
-                continue
-            found += [part for part in parts if part.type in _MEDIA_TYPES]
-    return found
-
-
-def _may_have_parts(messages: bytes) -> bool:
-    """Whether an array in the messages may hold objects: of text without brackets this takes a fifth of a parse."""
-    at = 0
-    for _ in range(_MAX_BRACKETS):
-        at = messages.find(b"[", at + 1)
-        if at < 0:
-            return False
-        if messages[at + 1] in _BEFORE_OBJECT:
-            return True
-    return True
+    return raw

@@ -127,7 +127,7 @@ async def test_a_foreign_limit_beyond_the_hold_is_lowered_to_it(
 
 
 async def test_media_is_held_for_at_a_flat_maximum(gate: Gate) -> None:
-    """Each image, sound and file as the model's `max_image_tokens`."""
+    """Each image as the model's `max_image_tokens`."""
     await gate.fund(1_000 * USD)
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
     body = {"model": "m", "messages": [{"role": "user", "content": [image, image]}], "max_tokens": 1}

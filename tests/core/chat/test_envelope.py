@@ -366,7 +366,7 @@ def measured(messages: Any, **rest: Any) -> tuple[int, int]:
     """Bytes of text and count of media of a request."""
     body = json.dumps({"model": "m", "messages": messages, **rest}, separators=(",", ":")).encode()
     envelope = read_envelope(body)
-    return envelope.text_bytes, envelope.media
+    return envelope.text_bytes, len(envelope.media)
 
 
 def test_text_counts() -> None:
@@ -396,11 +396,13 @@ def test_every_form_of_content_is_accepted(content: Any) -> None:
     [
         {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 50_000, "detail": "low"}},
         {"type": "input_audio", "input_audio": {"data": "A" * 50_000, "format": "wav"}},
+        {"type": "audio_url", "audio_url": {"url": "data:audio/mpeg;base64," + "A" * 50_000}},
+        {"type": "video_url", "video_url": {"url": "data:video/mp4;base64," + "A" * 50_000}},
         {"type": "file", "file": {"file_data": "A" * 50_000, "filename": "a.pdf"}},
     ],
 )
 def test_base64_payloads_are_no_text(part: dict[str, Any]) -> None:
-    """An image, a sound or a file is counted, not measured; the text beside it is measured."""
+    """An image, a sound, a video or a file is no text; the text beside it is measured."""
     text = {"type": "text", "text": "y" * 500}
     found, media = measured([{"role": "user", "content": [text, part, part]}, {"role": "user", "content": [part]}])
     assert 500 <= found < 750

@@ -151,7 +151,7 @@ def repeated(name: str, *arguments: str) -> list[Any]:
             [("f", '{"x":{},"y":"}{"} ')],
             id="one call, its name on every fragment",
         ),
-        pytest.param(repeated("get_", "") + repeated("weather", "{}"), [("get_", "{}")], id="one call, no arguments yet"),
+        pytest.param(repeated("get_", "") + repeated("weather", "{}"), [("get_", "{}")], id="a name in pieces"),
         pytest.param(
             [[{"index": 0, "function": {"name": name, "arguments": {"x": 1}}}] for name in "fg"],
             [("f", {"x": 1}), ("g", {"x": 1})],
