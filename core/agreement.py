@@ -17,7 +17,7 @@ class Agreement:
     """One core's part in what all cores of a database agree on."""
 
     def __init__(self, store: ConfigurationStore, core_id: str, *, ttl_s: float) -> None:
-        """`ttl_s`: how long a core counts as live that says nothing more."""
+        """`ttl_s`: how long this core counts as live when it says nothing more."""
         self._store = store
         self._core_id = core_id
         self._ttl_s = ttl_s

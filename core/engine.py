@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -124,9 +125,14 @@ class Engine:
         )
 
     async def start(self) -> None:
-        """Enter this core in the database and set the tasks going. StoreError."""
-        await self.exchange(self.pipeline.offer, self._settings.version)
-        await self._store.register_core(self.core_id)
+        """Enter this core in the database and set the tasks going. StoreError: it counts as live no more."""
+        try:
+            await self.exchange(self.pipeline.offer, self._settings.version)
+            await self._store.register_core(self.core_id, ttl_s=self._settings.money.lease_ttl_s)
+        except BaseException:
+            with contextlib.suppress(StoreError):  # whose outcome is unknown may have been entered
+                await self._store.retire_core(self.core_id)
+            raise
         self.keep(self.ledger.run())
         self.keep(self.pipeline.sweep_forever())
         self.keep(self._maintain_leases())

@@ -41,7 +41,7 @@ class SqlConfigurations(OverDatabase):
             if serving is not None:
                 await self._enter(connection, serving)
                 # With it, so that who comes next finds this core there.
-                await connection.execute(heartbeat(self._db, serving.core_id))
+                await connection.execute(heartbeat(self._db, serving.core_id, serving.ttl_s))
             if rows:
                 await connection.execute(self._db.insert(prices).on_conflict_do_nothing(), rows)
 
@@ -85,7 +85,8 @@ class SqlConfigurations(OverDatabase):
                 "this configuration has no version, but other models, prices or endpoints than what runs: "
                 f"{live} other live core{'s serve' if live > 1 else ' serves'} this database{what}. Put `version = 1` "
                 "into this file and load it into the others too, which go on as they are until then; or start with "
-                f"their file; or stop them first (one that was killed counts for {serving.ttl_s:g} s)"
+                "their file; or stop them first (one that was killed counts for the time of its money.lease_ttl_s, "
+                f"{serving.ttl_s:g} s here)"
             )
         await connection.execute(update(configurations).where(configurations.c.version == 0).values(**stored))
 
@@ -93,7 +94,7 @@ class SqlConfigurations(OverDatabase):
         """How many other cores are there."""
         if self._db.single_core:
             return 0
-        live = is_live(self._db, int(serving.ttl_s * 1_000_000)) & (cores.c.id != serving.core_id)
+        live = is_live(self._db) & (cores.c.id != serving.core_id)
         return int((await connection.execute(select(func.count()).select_from(cores).where(live))).scalar_one())
 
 

@@ -15,6 +15,7 @@ from typing import Protocol
 from storage.audit_records import AuditReport, ChainedEntry, Deviation, LedgerSnapshot
 from storage.limit_records import RATE_SLICE_US, Limit, Purse, RateAsk, RateShare
 from storage.records import (
+    USUAL_TTL_S,
     Account,
     AccountChanges,
     AccountKind,
@@ -302,9 +303,9 @@ class LeaseStore(Protocol):
     """Money that cores may spend: of accounts, and of purses, whose ids go where an account's does. Expiry goes by the
     database's clock."""
 
-    async def register_core(self, core_id: str) -> None:
-        """Enter a core that just started. On SQLite (one core at a time) every lease of an earlier core is
-        closed and its unspent part returned in the same transaction."""
+    async def register_core(self, core_id: str, *, ttl_s: float = USUAL_TTL_S) -> None:
+        """Enter a core that just started, live for `ttl_s` at first. On SQLite (one core at a time) every lease of an
+        earlier core is closed and its unspent part returned in the same transaction."""
         ...
 
     async def retire_core(self, core_id: str) -> None:
@@ -338,7 +339,7 @@ class LeaseStore(Protocol):
         ...
 
     async def renew(self, core_id: str, *, ttl_s: float) -> list[str]:
-        """Heartbeat: extend the life of the core's active leases in one UPDATE; returns their ids."""
+        """Heartbeat: extend the life of the core and its active leases, in one UPDATE; returns their ids."""
         ...
 
     async def reap(self) -> int:

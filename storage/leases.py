@@ -26,7 +26,7 @@ from storage.database import AnyRow, AnySelect, Conflict, OverDatabase
 from storage.errors import Missing, StoreError
 from storage.heartbeats import RETIRED, heartbeat, is_live
 from storage.limit_records import is_purse
-from storage.records import Lease
+from storage.records import USUAL_TTL_S, Lease
 from storage.tables import BIGINT, accounts, cores, leases, purses
 
 CLOSE_LIMIT = 256
@@ -45,12 +45,12 @@ _LEASE = (
 class SqlLeases(OverDatabase):
     """`LeaseStore` over a database."""
 
-    async def register_core(self, core_id: str) -> None:
-        """Enter a core that just started. Where one core at a time can run, every lease of an earlier core is
-        closed and its unspent part returned in the same transaction. Safe to repeat."""
+    async def register_core(self, core_id: str, *, ttl_s: float = USUAL_TTL_S) -> None:
+        """Enter a core that just started, live for `ttl_s` at first. Where one core at a time can run, every lease of
+        an earlier core is closed and its unspent part returned in the same transaction. Safe to repeat."""
 
         async def work(connection: AsyncConnection) -> None:
-            await connection.execute(heartbeat(self._db, core_id))
+            await connection.execute(heartbeat(self._db, core_id, ttl_s))
             if self._db.single_core:
                 await connection.execute(update(cores).where(cores.c.id != core_id).values(heartbeat_us=RETIRED))
                 while await _close(connection, leases.c.core_id != core_id):
@@ -89,7 +89,7 @@ class SqlLeases(OverDatabase):
             found = (await connection.execute(_lease(lease_id))).first()
             if found is not None:
                 return _active(found, lease_id)
-            granted = await self._take(connection, account_id, want_nano_usd, chunk_nano_usd, ttl_us)
+            granted = await self._take(connection, account_id, want_nano_usd, chunk_nano_usd)
             if granted is None:
                 return None
             lease = Lease(lease_id, account_id, core_id, granted, spent_nano_usd=0, seq=1)
@@ -111,7 +111,7 @@ class SqlLeases(OverDatabase):
             lease = _active(found, lease_id)
             if _is_done(lease, seq):
                 return lease
-            granted = await self._take(connection, lease.account_id, want_nano_usd, chunk_nano_usd, found.ttl_us)
+            granted = await self._take(connection, lease.account_id, want_nano_usd, chunk_nano_usd)
             return None if granted is None else await _grant(connection, lease, granted)
 
         return await self._db.write(work)
@@ -145,12 +145,12 @@ class SqlLeases(OverDatabase):
         await self._db.write(work)
 
     async def renew(self, core_id: str, *, ttl_s: float) -> list[str]:
-        """Heartbeat: extend the life of the core's active leases in one UPDATE; returns their ids."""
+        """Heartbeat: extend the life of the core and its active leases, in one UPDATE; returns their ids."""
         ttl_us = int(ttl_s * 1_000_000)
         now_us = self._db.now_us()
 
         async def work(connection: AsyncConnection) -> list[str]:
-            await connection.execute(heartbeat(self._db, core_id))
+            await connection.execute(heartbeat(self._db, core_id, ttl_s))
             own = select(leases.c.id).where(leases.c.core_id == core_id, leases.c.state == "active")
             life = {"ttl_us": ttl_us, "expires_us": now_us + literal(ttl_us, BIGINT)}
             renewed = (
@@ -179,9 +179,7 @@ class SqlLeases(OverDatabase):
             closed += count
         return closed
 
-    async def _take(
-        self, connection: AsyncConnection, account_id: str, want: int, chunk: int, ttl_us: int
-    ) -> int | None:
+    async def _take(self, connection: AsyncConnection, account_id: str, want: int, chunk: int) -> int | None:
         """Take money from an account or a purse, a chunk where it has plenty; how much, None when it cannot pay
         `want`."""
         owners: Table = accounts
@@ -189,7 +187,7 @@ class SqlLeases(OverDatabase):
         own: ColumnElement[bool] = (accounts.c.id == account_id) & (accounts.c.kind != "house")
         if is_purse(account_id):
             owners, spendable, own = purses, purses.c.available, purses.c.id == account_id
-        live = select(func.count()).select_from(cores).where(is_live(self._db, ttl_us))
+        live = select(func.count()).select_from(cores).where(is_live(self._db))
         floor = literal(4 * chunk, BIGINT)
         plenty = (spendable >= floor) & (spendable >= floor * live.scalar_subquery())
         for amount, condition in ((max(want, chunk), plenty), (want, true())):
@@ -225,7 +223,7 @@ class SqlLeases(OverDatabase):
 
 
 def _lease(lease_id: str) -> AnySelect:
-    return select(*_LEASE, leases.c.state, leases.c.ttl_us).where(leases.c.id == lease_id)
+    return select(*_LEASE, leases.c.state).where(leases.c.id == lease_id)
 
 
 async def _locked(connection: AsyncConnection, lease_id: str) -> AnyRow:

@@ -15,6 +15,8 @@ import msgspec
 
 AccountKind = Literal["user", "service", "house"]
 LedgerKind = Literal["usage", "topup", "fee", "refund", "adjust"]
+USUAL_TTL_S = 30.0
+"""How long a core counts as live that says nothing more, unless its settings say otherwise."""
 MAX_LEVELS = 4
 """How deep a tree of accounts is at most, its root included."""
 
@@ -157,7 +159,7 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A core that is to serve a configuration. Others are live if they were heard of within `ttl_s`."""
+    """A core that is to serve a configuration. It is live for `ttl_s`, unless it says so again."""
 
     core_id: str
     configuration: Configuration

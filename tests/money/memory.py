@@ -145,10 +145,10 @@ class MemoryStore:
 
     # Leases
 
-    async def register_core(self, core_id: str) -> None:
-        self.cores[core_id] = self.now_us()
+    async def register_core(self, core_id: str, *, ttl_s: float = 30.0) -> None:
+        self.cores[core_id] = self.now_us() + int(ttl_s * 1_000_000)
         if self.single_core:
-            self.cores = {core_id: self.now_us()}
+            self.cores = {core_id: self.cores[core_id]}
             self._close(lease for lease in self._active() if lease.core_id != core_id)
 
     async def acquire(
@@ -158,7 +158,7 @@ class MemoryStore:
         if lease_id in self.leases:
             return self._lease(lease_id)
         ttl_us = int(ttl_s * 1_000_000)
-        granted = self._take(account_id, want_nano_usd, chunk_nano_usd, ttl_us)
+        granted = self._take(account_id, want_nano_usd, chunk_nano_usd)
         if granted is None:
             return None
         self.leases[lease_id] = LeaseRow(account_id, core_id, granted, ttl_us, self.now_us() + ttl_us)
@@ -170,7 +170,7 @@ class MemoryStore:
         row = self.leases[lease_id]
         if self._is_done(lease, seq):
             return lease
-        granted = self._take(lease.account_id, want_nano_usd, chunk_nano_usd, row.ttl_us)
+        granted = self._take(lease.account_id, want_nano_usd, chunk_nano_usd)
         if granted is None:
             return None
         row.granted, row.seq = row.granted + granted, seq
@@ -193,7 +193,7 @@ class MemoryStore:
             self._close([self.leases[lease_id]])
 
     async def renew(self, core_id: str, *, ttl_s: float) -> list[str]:
-        self.cores[core_id] = self.now_us()
+        self.cores[core_id] = self.now_us() + int(ttl_s * 1_000_000)
         alive = [id_ for id_, lease in self.leases.items() if lease.active and lease.core_id == core_id]
         for lease_id in alive:
             lease = self.leases[lease_id]
@@ -315,10 +315,10 @@ class MemoryStore:
             raise StoreError(f"{seq} is not the next change")
         return seq == lease.seq
 
-    def _take(self, account_id: str, want: int, chunk: int, ttl_us: int) -> int | None:
+    def _take(self, account_id: str, want: int, chunk: int) -> int | None:
         account = self._account(account_id)
         spendable = account.available + account.credit_limit
-        live = sum(1 for heartbeat_us in self.cores.values() if heartbeat_us > self.now_us() - ttl_us)
+        live = sum(1 for until_us in self.cores.values() if until_us > self.now_us())
         plenty = spendable >= 4 * chunk and spendable >= 4 * chunk * live
         for amount in (max(want, chunk), want) if plenty else (want,):
             if spendable >= amount:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -88,6 +89,22 @@ async def test_files_without_a_version_change_while_nobody_else_is_there(store, 
     await query("UPDATE cores SET heartbeat_us = heartbeat_us - 31000000 WHERE id = 'core_1'")
     await store.put_prices(PRICES, other)
     assert await store.newest_configuration() == Configuration(0, "c")
+
+
+async def test_each_core_is_live_for_the_time_that_it_says(store, query, database_url) -> None:
+    """Whoever looks: what a core with another `lease_ttl_s` said 31 s ago may hold for an hour, or for a second."""
+    if database_url.startswith("sqlite"):
+        pytest.skip("one core at a time")
+    for core_id, ttl_s in (("core_long", 3_600.0), ("core_short", 1.0)):
+        await store.put_prices(PRICES, replace(serving(0, "a", core_id), ttl_s=ttl_s))
+        await store.register_core(core_id, ttl_s=ttl_s)
+        await store.renew(core_id, ttl_s=ttl_s)
+    others = [replace(serving(0, "b", "core_new"), ttl_s=ttl_s) for ttl_s in (1.0, TTL_S, 3_600.0)]
+    assert all(["2 other live cores" in await refusal(store, other) for other in others])
+    await query("UPDATE cores SET heartbeat_us = heartbeat_us - 2000000")
+    assert all(["1 other live core" in await refusal(store, other) for other in others])
+    await query("UPDATE cores SET heartbeat_us = heartbeat_us - 3600000000")
+    await store.put_prices(PRICES, others[0])
 
 
 async def test_of_files_without_a_version_that_come_at_once_one_is_served(store, query, database_url) -> None:

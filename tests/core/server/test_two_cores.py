@@ -14,7 +14,8 @@ import pytest
 from worldrouter.v1 import maintenance_pb2, maintenance_pb2_grpc
 
 from core.reload import source_of
-from storage.errors import ConfigurationRefused
+from storage.errors import ConfigurationRefused, StoreUnavailable
+from storage.leases import SqlLeases
 from storage.migrate import migrate
 
 pytestmark = pytest.mark.slow
@@ -99,6 +100,19 @@ async def test_files_without_a_version_must_agree(site: Site) -> None:
     for core in (second, first):
         await core.server.stop(lambda: 1.0)
     assert await price(await site.core("third", 5_000)) == 5_000
+
+
+async def test_a_core_that_fails_late_in_its_start_is_gone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has entered what it would have served; another that serves something else starts at once."""
+
+    async def unavailable(*arguments: Any, **more: Any) -> None:
+        raise StoreUnavailable("the database went away")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(SqlLeases, "register_core", unavailable)
+        with pytest.raises(StoreUnavailable):
+            await site.core("first", 1_000)
+    assert await price(await site.core("second", 2_000)) == 2_000
 
 
 async def test_a_newer_version_is_rolled_out(site: Site, caplog: pytest.LogCaptureFixture) -> None:
