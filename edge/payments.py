@@ -132,6 +132,7 @@ def _html(page: payment_pb2.TestPaymentPage) -> str:
 <dt>Payment</dt><dd>{html.escape(payment.id)}</dd>
 <dt>Account</dt><dd>{html.escape(payment.account_id)}</dd>
 <dt>Credit</dt><dd>{_usd(payment.amount_nano_usd)} USD</dd>
+<dt>Service fee</dt><dd>{_usd(payment.fee_nano_usd)} USD</dd>
 <dt>To pay</dt><dd>{_usd(payment.paid_nano_usd)} USD</dd>
 <dt>State</dt><dd>{_STATES.get(payment.state, "unknown")}</dd>
 </dl>
@@ -150,6 +151,6 @@ def _form(label: str, body: bytes, signature: str) -> str:
 
 
 def _usd(nano_usd: int) -> str:
-    """For people: whole cents, rounded up."""
-    cents = -(-nano_usd // _NANO_USD_PER_CENT)
-    return f"{cents // 100}.{cents % 100:02d}"
+    """For people: exact, with two decimals at least."""
+    usd, cents, rest = nano_usd // 10**9, nano_usd % 10**9 // _NANO_USD_PER_CENT, nano_usd % _NANO_USD_PER_CENT
+    return f"{usd}.{cents:02d}" + (f"{rest:07d}".rstrip("0") if rest else "")

@@ -54,7 +54,8 @@ def set_(
     """Set one limit of OWNER, an account or a key.
 
     An account or key has at most one of each kind: setting it again changes the maximum, and what was used stays
-    used; 0 forbids all of it. Every core goes by it within 2 seconds.
+    used; 0 forbids all of it. What was used before a limit was made does not count. Every core goes by it within 2
+    seconds.
 
     \b
     Examples:

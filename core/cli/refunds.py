@@ -35,8 +35,8 @@ def refund(
 ) -> None:
     """Take credit of a payment back from its account.
 
-    At most what is left of the payment and what the account has available. Paying the money out is up to you:
-    this only says how much.
+    At most what is left of the payment and what the account has available, its credit limit included: what was
+    spent already may so become a debt. Paying the money out is up to you: this only says how much.
 
     \b
     Examples:

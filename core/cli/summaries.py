@@ -98,8 +98,8 @@ def summary(
 ) -> None:
     """Sum requests up by day, account, key or model.
 
-    Days are those of UTC, both ends included. Exact at this moment: every committed request is in it. The cost
-    is what was charged; refunds are in the ledger.
+    Days are those of UTC, both ends included; a request counts on the day that its charge was committed. Exact at
+    this moment: every committed request is in it. The cost is what was charged; refunds are in the ledger.
 
     \b
     Examples:
@@ -142,8 +142,9 @@ def export(
     """Write all requests of some days to standard output.
 
     Newest first, page by page, however many there are. Amounts stand twice: in USD with all their decimals, and as
-    integers of nanodollars. In CSV, text that a spreadsheet would take for a formula begins with an apostrophe;
-    --json prints a line for each request.
+    integers of nanodollars. `account_id` is who paid, the root of a tree (`summary --by account` tells the accounts
+    below it apart); `shortfall` is what was not charged, as it was beyond what was held. In CSV, text that a
+    spreadsheet would take for a formula begins with an apostrophe; --json prints a line for each request.
 
     \b
     Examples:

@@ -92,6 +92,9 @@ def _print_record(record: metering_pb2.UsageRecord, as_json: bool) -> None:
         print_json(record_json(record))
         return
     usage = record.usage
+    cost = f"{shown_usd(record.cost_nano_usd)} USD"
+    if record.shortfall_nano_usd:
+        cost += f"; {shown_usd(record.shortfall_nano_usd)} USD beyond what was held were not charged"
     first = f"{record.time_to_first_token_ms} ms" if record.HasField("time_to_first_token_ms") else "none came"
     print_fields(
         {
@@ -107,7 +110,7 @@ def _print_record(record: metering_pb2.UsageRecord, as_json: bool) -> None:
             "input": f"{usage.prompt_token_count} tokens, {usage.cached_token_count} of them cached",
             "output": f"{usage.completion_token_count} tokens, {usage.reasoning_token_count} of them reasoning",
             "counted": "by estimate" if usage.estimated else "by the upstream",
-            "cost": f"{shown_usd(record.cost_nano_usd)} USD",
+            "cost": cost,
             "price": record.price_id or "none",
             "attempts": str(record.attempt_count),
             "first token": first,
@@ -133,6 +136,8 @@ def record_json(record: metering_pb2.UsageRecord) -> dict[str, Json]:
         "usage": usage_json(record.usage),
         "cost_usd": exact_usd(record.cost_nano_usd),
         "cost_nano_usd": record.cost_nano_usd,
+        "shortfall_usd": exact_usd(record.shortfall_nano_usd),
+        "shortfall_nano_usd": record.shortfall_nano_usd,
         "price_id": record.price_id,
         "attempt_count": record.attempt_count,
         "time_to_first_token_ms": first,

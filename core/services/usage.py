@@ -107,6 +107,7 @@ def record_message(record: UsageRecord) -> metering_pb2.UsageRecord:
             estimated=settled.estimated,
         ),
         cost_nano_usd=settled.amount_nano_usd,
+        shortfall_nano_usd=settled.shortfall_nano_usd,
         price_id=settled.price_id,
         attempt_count=settled.attempts,
         time_to_first_token_ms=settled.ttft_ms,

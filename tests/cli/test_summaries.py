@@ -90,6 +90,7 @@ def test_an_export_is_every_record_page_by_page(invoke: Callable[..., Any]) -> N
         client_request_id='=HYPERLINK("http://evil")',
         usage=types_pb2.Usage(prompt_token_count=12),
         cost_nano_usd=5,
+        shortfall_nano_usd=6,
         time_to_first_token_ms=0,
         streamed=True,
     )
@@ -102,6 +103,7 @@ def test_an_export_is_every_record_page_by_page(invoke: Callable[..., Any]) -> N
     first, second = csv.DictReader(io.StringIO(run.result().stdout))
     assert first["client_request_id"] == '\'=HYPERLINK("http://evil")'
     assert (first["cost_usd"], first["cost_nano_usd"], first["prompt_token_count"]) == ("0.000000005", "5", "12")
+    assert (first["shortfall_usd"], first["shortfall_nano_usd"]) == ("0.000000006", "6")
     assert (first["time_to_first_token_ms"], first["streamed"]) == ("0", "true")
     assert (second["request_id"], second["time_to_first_token_ms"], second["streamed"]) == ("req_0", "", "false")
 

@@ -23,8 +23,9 @@ class FakePayments(payment_pb2_grpc.PaymentServiceServicer):
         self.payment = payment_pb2.Payment(
             id="pay_1",
             account_id="<acc>",
-            amount_nano_usd=10**10,
-            paid_nano_usd=10_500_000_000,
+            amount_nano_usd=10_000_000_001,
+            fee_nano_usd=509_999_999,
+            paid_nano_usd=10_510_000_000,
             state=payment_pb2.PAYMENT_STATE_PENDING,
         )
 
@@ -106,7 +107,8 @@ async def test_the_page_pays(edge: Any, http: Any, payments: FakePayments) -> No
         assert policy == "default-src 'none'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
         assert answer.headers["Cache-Control"] == "no-store"
         text = await answer.text()
-    assert "10.50 USD" in text
+    amounts = re.findall(r"<dt>([^<]*)</dt><dd>([0-9.]+) USD</dd>", text)
+    assert amounts == [("Credit", "10.000000001"), ("Service fee", "0.509999999"), ("To pay", "10.51")]
     assert "&lt;acc&gt;" in text
     assert "<script" not in text
     [event, _] = re.findall(r'name="event" value="([^"]*)"', text)

@@ -352,7 +352,7 @@ class LedgerEntry(_message.Message):
     def __init__(self, id: _Optional[int] = ..., ref: _Optional[str] = ..., kind: _Optional[_Union[LedgerKind, str]] = ..., debit_account_id: _Optional[str] = ..., credit_account_id: _Optional[str] = ..., amount_nano_usd: _Optional[int] = ..., shortfall_nano_usd: _Optional[int] = ..., note: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class UsageRecord(_message.Message):
-    __slots__ = ("request_id", "client_request_id", "account_id", "api_key_id", "model_id", "endpoint", "status", "finish_reason", "error_reason", "usage", "cost_nano_usd", "price_id", "attempt_count", "time_to_first_token_ms", "duration_ms", "streamed", "create_time")
+    __slots__ = ("request_id", "client_request_id", "account_id", "api_key_id", "model_id", "endpoint", "status", "finish_reason", "error_reason", "usage", "cost_nano_usd", "price_id", "attempt_count", "time_to_first_token_ms", "duration_ms", "streamed", "create_time", "shortfall_nano_usd")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     CLIENT_REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ACCOUNT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -370,6 +370,7 @@ class UsageRecord(_message.Message):
     DURATION_MS_FIELD_NUMBER: _ClassVar[int]
     STREAMED_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    SHORTFALL_NANO_USD_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     client_request_id: str
     account_id: str
@@ -387,7 +388,8 @@ class UsageRecord(_message.Message):
     duration_ms: int
     streamed: bool
     create_time: _timestamp_pb2.Timestamp
-    def __init__(self, request_id: _Optional[str] = ..., client_request_id: _Optional[str] = ..., account_id: _Optional[str] = ..., api_key_id: _Optional[str] = ..., model_id: _Optional[str] = ..., endpoint: _Optional[str] = ..., status: _Optional[_Union[CompletionStatus, str]] = ..., finish_reason: _Optional[str] = ..., error_reason: _Optional[str] = ..., usage: _Optional[_Union[_types_pb2.Usage, _Mapping]] = ..., cost_nano_usd: _Optional[int] = ..., price_id: _Optional[str] = ..., attempt_count: _Optional[int] = ..., time_to_first_token_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ..., streamed: _Optional[bool] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    shortfall_nano_usd: int
+    def __init__(self, request_id: _Optional[str] = ..., client_request_id: _Optional[str] = ..., account_id: _Optional[str] = ..., api_key_id: _Optional[str] = ..., model_id: _Optional[str] = ..., endpoint: _Optional[str] = ..., status: _Optional[_Union[CompletionStatus, str]] = ..., finish_reason: _Optional[str] = ..., error_reason: _Optional[str] = ..., usage: _Optional[_Union[_types_pb2.Usage, _Mapping]] = ..., cost_nano_usd: _Optional[int] = ..., price_id: _Optional[str] = ..., attempt_count: _Optional[int] = ..., time_to_first_token_ms: _Optional[int] = ..., duration_ms: _Optional[int] = ..., streamed: _Optional[bool] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., shortfall_nano_usd: _Optional[int] = ...) -> None: ...
 
 class UsageSummary(_message.Message):
     __slots__ = ("day", "account_id", "api_key_id", "model_id", "request_count", "failed_request_count", "prompt_token_count", "cached_token_count", "cache_write_token_count", "completion_token_count", "reasoning_token_count", "cost_nano_usd", "shortfall_nano_usd")

@@ -56,8 +56,8 @@ class MeteringServiceStub:
     given back in proportion unless keep_fee says otherwise. NOT_FOUND when
     there is no such payment; CONFLICT when it is more than is left of the
     payment, or when the idempotency key came with another body before;
-    INSUFFICIENT_BALANCE when it is more than the account has available, to
-    which what running requests hold does not belong.
+    INSUFFICIENT_BALANCE when it is more than the account has available with
+    its credit limit, to which what running requests hold does not belong.
     """
     ListLedgerEntries: _grpc.UnaryUnaryMultiCallable[_metering_pb2.ListLedgerEntriesRequest, _metering_pb2.ListLedgerEntriesResponse]
     """Lists the ledger of an account, newest first."""
@@ -124,8 +124,8 @@ class MeteringServiceAsyncStub(MeteringServiceStub):
     given back in proportion unless keep_fee says otherwise. NOT_FOUND when
     there is no such payment; CONFLICT when it is more than is left of the
     payment, or when the idempotency key came with another body before;
-    INSUFFICIENT_BALANCE when it is more than the account has available, to
-    which what running requests hold does not belong.
+    INSUFFICIENT_BALANCE when it is more than the account has available with
+    its credit limit, to which what running requests hold does not belong.
     """
     ListLedgerEntries: _aio.UnaryUnaryMultiCallable[_metering_pb2.ListLedgerEntriesRequest, _metering_pb2.ListLedgerEntriesResponse]  # type: ignore[assignment]
     """Lists the ledger of an account, newest first."""
@@ -207,8 +207,8 @@ class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
         given back in proportion unless keep_fee says otherwise. NOT_FOUND when
         there is no such payment; CONFLICT when it is more than is left of the
         payment, or when the idempotency key came with another body before;
-        INSUFFICIENT_BALANCE when it is more than the account has available, to
-        which what running requests hold does not belong.
+        INSUFFICIENT_BALANCE when it is more than the account has available with
+        its credit limit, to which what running requests hold does not belong.
         """
 
     @_abc_1.abstractmethod

@@ -159,7 +159,9 @@ async def test_a_request_is_found_by_its_id(core, failure) -> None:
     """A settled request reads back field by field, for its own account and the operator; for others it does not
     exist."""
     await core.make_account("team-a")
-    await core.store.settle([settlement(1, "team-a"), settlement(2, "default", ttft_ms=None, key_id=None)])
+    await core.store.settle(
+        [settlement(1, "team-a", shortfall_nano_usd=7), settlement(2, "default", ttft_ms=None, key_id=None)]
+    )
     own, other = bearer((await core.make_key("team-a")).secret), bearer((await core.make_key()).secret)
 
     def get(request_id: str, metadata: Any) -> Any:
@@ -180,6 +182,7 @@ async def test_a_request_is_found_by_its_id(core, failure) -> None:
     assert (record.api_key_id, record.model_id, record.endpoint) == ("key_a", "m", "e")
     assert (record.status, record.finish_reason) == (metering_pb2.COMPLETION_STATUS_COMPLETE, "stop")
     assert (record.price_id, record.attempt_count, record.duration_ms) == ("price_x", 2, 99)
+    assert record.shortfall_nano_usd == 7
     assert record.streamed
     assert record.HasField("time_to_first_token_ms")
     assert await get(f"{1:026}", core.operator) == record
