@@ -29,6 +29,7 @@ PURE = frozenset(
         "core.chat.ending",
         "core.chat.envelope",
         "core.chat.frame",
+        "core.chat.media",
         "core.money.auditor",
         "core.money.escrow",
         "core.money.funds",
