@@ -200,6 +200,8 @@ class Database(ABC):
         def ended(task: asyncio.Task[T]) -> None:
             self._running.discard(task)
             gate.release()
+            if not task.cancelled():
+                task.exception()  # whoever waited may be gone, and then nobody else looks at it
 
         task.add_done_callback(ended)
         return await asyncio.shield(task)

@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
+import grpc.aio
 import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
 from edge.admin import start_admin
@@ -209,3 +211,31 @@ async def test_the_admin_port(edge: Any, http: aiohttp.ClientSession) -> None:
             await start_admin(CollectorRegistry(), "127.0.0.1", port)
     finally:
         await admin.cleanup()
+
+
+class Frozen(health.aio.HealthServicer):
+    """A health service that tells who watches it that it serves, and does not answer who asks."""
+
+    asked = False
+
+    async def Check(self, request: Any, context: Any) -> Any:
+        self.asked = True
+        await asyncio.Event().wait()
+
+
+async def test_a_frozen_core_makes_no_edge_unready(start_edge: Any, http: aiohttp.ClientSession) -> None:
+    """A probe that comes to a core that does not answer finds the other one in time."""
+    servers, targets = [], []
+    frozen = Frozen()
+    for servicer in (frozen, health.aio.HealthServicer()):
+        await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+        servers.append(grpc.aio.server())
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, servers[-1])
+        targets.append(f"127.0.0.1:{servers[-1].add_insecure_port('127.0.0.1:0')}")
+        await servers[-1].start()
+    edge = await start_edge(core="ipv4:" + ",".join(targets), relay=False)
+    while not frozen.asked:
+        async with http.get(f"{edge.url}/readyz", timeout=aiohttp.ClientTimeout(total=1)) as answer:
+            assert answer.status == 200
+    for server in servers:
+        await server.stop(0)

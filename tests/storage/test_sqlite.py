@@ -163,3 +163,15 @@ async def test_a_settlement_that_nobody_waits_for_is_committed_before_the_store_
     await closing
     assert [tuple(row) for row in await query("SELECT ref FROM ledger WHERE kind = 'usage'")] == [("req_1",)]
     await audit()
+
+
+async def test_a_failure_that_nobody_waits_for_is_not_reported_as_unseen(store, complaints) -> None:
+    """A transaction that fails after its caller went away leaves nothing for the event loop to complain about."""
+    await authorize(store, no_insert("accounts"))
+    task = asyncio.create_task(store.create_account("acc_2", "Gone", "user"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    await store.close()
