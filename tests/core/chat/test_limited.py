@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import Any
 
+import msgspec
 import pytest
 
 from core.call import Policy
@@ -95,14 +96,35 @@ async def test_an_answer_that_is_read_on_counts_at_its_end(router: Any) -> None:
     assert await in_use(router) == (1, exchange.tokens.prompt + 5)
 
 
+IMAGE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}
+
+
 async def test_what_never_fits_is_too_large(router: Any) -> None:
-    """By the output limit that the caller set; without one it is tried."""
+    """By the output limit that the caller set, in whichever dialect, or its images; without these it is tried."""
+    with pytest.raises(RequestTooLarge):
+        await router.unary({"messages": [IMAGE]}, policy=BOTH)
     with pytest.raises(RequestTooLarge):
         await router.unary({"max_tokens": 1_000}, policy=BOTH)
+    with pytest.raises(RequestTooLarge):
+        await router.unary({"max_tokens": 10, "n_predict": 1_000}, policy=BOTH)
     with pytest.raises(RequestTooLarge):
         await router.unary({"max_tokens": 400, "n": 3}, policy=BOTH)
     await router.unary({"max_tokens": None, "n": 3}, policy=BOTH)
     assert (await in_use(router))[0] == 1
+
+
+async def test_what_the_model_cannot_write_is_not_counted(router: Any) -> None:
+    """Many clients set a limit larger than any model's: that is no reason to call a request too large."""
+    roomy = Policy((msgspec.structs.replace(TOKENS, amount=20_000),), None)
+    await router.unary({"max_tokens": 1_000_000}, policy=roomy)
+
+
+async def test_what_no_upstream_can_have_counted_does_not_use_a_limit_up(router: Any) -> None:
+    """It would shut the caller out for good."""
+    router.scripted("p1", usage={"prompt_tokens": msgspec.Raw(b"90000000"), "completion_tokens": msgspec.Raw(b"9")})
+    await router.unary({}, policy=BOTH)
+    _, tokens = await in_use(router)
+    assert 20_000 < tokens < 50_000  # twice what the model can write, the bytes of the input, and some slack
 
 
 async def test_without_limits_nothing_is_asked_or_told(router: Any) -> None:

@@ -242,6 +242,16 @@ async def test_a_day_begins_by_the_databases_clock(world: World) -> None:
     assert next_day.budgets[0].lease.spent == 0
 
 
+async def test_a_day_ends_though_this_cores_clock_is_slow(world: World) -> None:
+    """The store is asked again once an hour, however much of the day should be left."""
+    await world.limit(DAILY)
+    await world.hold(USD)
+    world.now_us += DAY_US
+    world.clock.now_s += 3_601
+    world.escrow._renewed_s = world.clock.now_s
+    await world.hold(USD)
+
+
 async def test_a_changed_amount_counts_at_once(world: World) -> None:
     """Raised, it lets more in; lowered, what was leased beyond it goes back before anybody gets it."""
     await world.limit(Limit("lim", "a", "spend", "lifetime", 10 * USD))
