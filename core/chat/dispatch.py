@@ -99,7 +99,7 @@ class Dispatch:
                 self._close_reply()
                 if isinstance(error, UpstreamRefused):
                     _log.error("Endpoint %s of model %s: %s", endpoint.name, self._model.id, error)
-                if self._error is not None or not may_fail_over(error):
+                if not may_fail_over(error):
                     raise
                 failure = error
                 self._taken = False  # what failed is free

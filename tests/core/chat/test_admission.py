@@ -14,7 +14,7 @@ from core.call import Caller, Role
 from core.catalog import Model, price_of
 from core.chat.admission import MIN_LOWERED_TOKENS, SLACK_TOKENS, Admission, Reserved
 from core.chat.envelope import Envelope, read_envelope
-from core.errors import InsufficientBalance, ServiceUnavailable
+from core.errors import InsufficientBalance, RequestTooLarge, ServiceUnavailable
 from core.money.escrow import Escrow, EscrowSettings
 from core.money.funds import Funds
 from core.money.ratios import PER_TOKENS, TextRatios
@@ -116,7 +116,13 @@ async def test_the_callers_limit_bounds_the_hold(gate: Gate, fields: dict[str, i
 
 
 @pytest.mark.parametrize(
-    ("fields", "lowered"), [({"n_predict": 70}, None), ({"n_predict": -1}, 10_000), ({"n_predict": 10_001}, 10_000)]
+    ("fields", "lowered"),
+    [
+        ({"n_predict": 70}, None),
+        ({"n_predict": 10_000}, None),
+        ({"n_predict": -1}, 10_000),
+        ({"n_predict": 10_001}, 10_000),
+    ],
 )
 async def test_a_foreign_limit_beyond_the_hold_is_lowered_to_it(
     gate: Gate, fields: dict[str, int], lowered: int | None
@@ -144,6 +150,13 @@ async def test_what_images_may_count_is_believed(gate: Gate) -> None:
     most = asked.body_bytes + 20 * 4_096 + SLACK_TOKENS
     assert not estimate.is_absurd(TokenCounts(prompt=most, completion=1))
     assert estimate.is_absurd(TokenCounts(prompt=most + 1, completion=1))
+
+
+async def test_what_all_choices_may_write_is_believed(gate: Gate) -> None:
+    """Of an upstream that minds no output limit each may be as long as the model can write."""
+    await gate.fund(1_000 * USD)
+    estimate = (await gate.reserve(envelope(n=4, max_tokens=10))).estimate
+    assert not estimate.is_absurd(TokenCounts(prompt=1, completion=4 * 10_000))
 
 
 async def test_the_ratio_is_the_models_own(gate: Gate) -> None:
@@ -259,8 +272,16 @@ async def test_nobody_is_admitted_while_draining_or_without_a_ledger(gate: Gate)
     assert caught.value.retry_after_s == 1
     gate.writer.healthy = True
     gate.admission.close()
-    with pytest.raises(ServiceUnavailable, match="shutting down"):
+    with pytest.raises(ServiceUnavailable, match="shutting down") as caught:
         gate.admission.refuse_if_closed()
+    assert caught.value.retry_after_s == 1
+
+
+async def test_a_body_of_just_the_limit_is_not_too_large(gate: Gate) -> None:
+    """One byte more is."""
+    gate.admission.refuse_too_large(bytes(10 << 20))
+    with pytest.raises(RequestTooLarge):
+        gate.admission.refuse_too_large(bytes((10 << 20) + 1))
 
 
 async def test_a_model_with_its_own_image_size_is_held_for_that(gate: Gate) -> None:

@@ -22,7 +22,7 @@ def bound(limits: Sequence[Limit]) -> Policy:
 
 
 async def budget(router: Any, amount: int, period: str = "lifetime", owner: str = "a") -> Limit:
-    """A limit on spend. A request of the router's holds about 204,000 nanodollars."""
+    """A limit on spend. A request of the router's holds about 247,000 nanodollars."""
     made = Limit(f"lim_{owner}_{period}", owner, "spend", period, amount)  # type: ignore[arg-type]
     await router.store.set_limit(made)
     return made
@@ -68,6 +68,7 @@ async def test_a_budget_that_is_used_up_is_refused_as_such(router: Any) -> None:
     assert caught.value.message.startswith("The daily budget of account a, 0.000001 USD, is exceeded: this request may")
     assert caught.value.message.endswith("T00:00:00Z.")
     assert caught.value.retry_after_s is None
+    assert 240_000 < int(caught.value.details()["missing_nano_usd"]) < 250_000
 
 
 async def test_an_output_limit_is_lowered_to_the_smallest_budget(router: Any) -> None:

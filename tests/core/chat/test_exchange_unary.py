@@ -253,6 +253,18 @@ async def test_at_most_three_endpoints_are_tried(router: Any) -> None:
     assert (await router.row())["attempts"] == 3
 
 
+async def test_what_only_a_failed_endpoint_took_is_free(router: Any) -> None:
+    """To a caller that goes away before the next one has taken the request."""
+    router.scripted("p1", status=500)
+    router.scripted("p2", fault="connect_failed", head_delay_ms=10_000)
+    waiting = asyncio.ensure_future(router.unary({"model": "two"}))
+    await router.running()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    row = await router.row()
+    assert (row["status"], row["endpoint"], row["prompt_tokens"]) == ("client_gone", "e2", 0)
+
+
 async def test_a_refusal_of_our_access_is_told_to_the_operator(router: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Which endpoint, which model, which status: the caller only sees a 502."""
     with pytest.raises(errors.UpstreamRefused):

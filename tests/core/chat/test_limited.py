@@ -127,6 +127,16 @@ async def test_what_no_upstream_can_have_counted_does_not_use_a_limit_up(router:
     assert 20_000 < tokens < 50_000  # twice what the model can write, the bytes of the input, and some slack
 
 
+async def test_without_an_output_limit_a_modest_answer_is_expected(router: Any) -> None:
+    """512 tokens for each choice: what the model could write would use the limit up in a request or two."""
+    roomy = Policy((msgspec.structs.replace(TOKENS, amount=100_000),), None)
+    with router.open({"max_tokens": None, "n": 3}, stream=False, policy=roomy) as exchange:
+        await exchange.admit()
+        expected = 100_000 - int(dict(exchange.metadata())["x-ratelimit-remaining-tokens"])
+        await exchange.complete()
+    assert 3 * 512 < expected < 3 * 512 + 50
+
+
 async def test_without_limits_nothing_is_asked_or_told(router: Any) -> None:
     """Neither without a policy nor with one that says nothing of minutes."""
     for policy in (None, Policy((), None), Policy((Limit("limit_s", "a", "spend", "day", 10**12),), None)):
