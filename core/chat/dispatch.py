@@ -96,7 +96,7 @@ class Dispatch:
                 await self._call(endpoint)
                 return await take()
             except WorldRouterError as error:
-                self._close_reply()
+                self.close()
                 if isinstance(error, UpstreamRefused):
                     _log.error("Endpoint %s of model %s: %s", endpoint.name, self._model.id, error)
                 if not may_fail_over(error):
@@ -119,7 +119,6 @@ class Dispatch:
         try:
             head = await reply.head()
         finally:
-            self._deadline_s = math.inf
             self.waited_s += self._clock() - began_s
         if head.status != 200:
             raise await read_refusal(self.read, head)
@@ -132,7 +131,6 @@ class Dispatch:
         try:
             head = await reply.head()
         finally:
-            self._deadline_s = math.inf
             self.waited_s += self._clock() - began_s
         if head.status != 200:
             raise UpstreamFailed("The upstream refused the request.")
@@ -174,9 +172,6 @@ class Dispatch:
 
     def close(self) -> None:
         """Release the upstream's connection. Idempotent."""
-        self._close_reply()
-
-    def _close_reply(self) -> None:
         if self._reply is not None:
             self._taken = self._taken or self._reply.sent
             self._reply.close()

@@ -425,6 +425,17 @@ async def test_silence_between_chunks_is_a_timeout(router: Any) -> None:
     assert (row["status"], row["completion_tokens"], row["estimated"]) == ("timeout", 1, True)
 
 
+async def test_a_caller_who_takes_its_time_is_no_timeout(router: Any) -> None:
+    """Only waiting for the upstream counts as its silence."""
+    stream = router.stream({})
+    await anext(stream)
+    router.clock.now_s += 61
+    router.pipeline.sweep()
+    async for _ in stream:
+        pass
+    assert (await router.row())["status"] == "complete"
+
+
 async def test_a_stream_that_never_ends_is_ended(router: Any) -> None:
     """After 900 seconds, however lively it is, and charged within its hold."""
     body = {"max_tokens": 4_000, "script": {"token_count": 4_000, "chunk_delay_ms": 1}}
