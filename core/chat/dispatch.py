@@ -161,7 +161,7 @@ class Dispatch:
     def fail(self, error: WorldRouterError, *, final: bool = True) -> None:
         """Make the pending or next wait raise this; a final one forbids further attempts."""
         if final:
-            self._error = self._error or error
+            self._error = error
         if self._reply is not None:
             self._reply.fail(error)
 

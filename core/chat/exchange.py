@@ -270,10 +270,11 @@ class Exchange:
     # The end
 
     def cut(self, status: Status, error: WorldRouterError) -> None:
-        """End the exchange from outside: the handler's pending or next wait raises this."""
-        if self._cut is None:
-            self._cut = (status, error)
-            self._cut_s = self.pipeline.clock()
+        """End the exchange from outside: the handler's pending or next wait raises this. The first time counts."""
+        if self._cut is not None:
+            return
+        self._cut = (status, error)
+        self._cut_s = self.pipeline.clock()
         if self.dispatch is not None:
             self.dispatch.fail(error)
 

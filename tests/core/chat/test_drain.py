@@ -84,8 +84,10 @@ async def test_other_upstreams_are_ended(router: Any, stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_refusal_after_the_caller_left_is_free(router: Any, stream: bool) -> None:
-    """The upstream did nothing; nobody else is asked."""
-    task = begin(router, {"status": 503, "head_delay_ms": 20}, stream=stream)
+    """Whatever its body looks like; nobody else is asked."""
+    said = '{"choices":[{"index":0,"%s":{"content":"no"},"finish_reason":"stop"}]}'
+    body = f"data: {said % 'delta'}\n\n" if stream else said % "message"
+    task = begin(router, {"status": 503, "head_delay_ms": 20, "raw_body": body}, stream=stream)
     await router.running()
     await leave(task)
     await ended(router)
