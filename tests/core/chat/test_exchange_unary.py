@@ -282,17 +282,17 @@ async def test_an_answer_that_never_ends_is_too_large(router: Any, monkeypatch: 
 
 
 async def test_a_bug_of_ours_is_free(router: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its row says so, and its log line names the reason."""
+    """Its row says so, and its log line names the reason; though the upstream's answer was whole."""
 
-    def broken(body: bytes) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("core.chat.exchange.read_answer", broken)
+    monkeypatch.setattr("core.chat.answers.Answer.body", broken)
     with pytest.raises(RuntimeError):
         await router.unary({})
     row = await router.row()
     assert (row["amount_nano_usd"], row["status"], row["error_reason"]) == (0, "internal_error", "INTERNAL_ERROR")
-    assert router.records[0].error_reason == "INTERNAL_ERROR"
+    assert (router.records[0].error_reason, router.records[0].prompt_tokens) == ("INTERNAL_ERROR", 0)
 
 
 # Time limits
