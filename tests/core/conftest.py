@@ -268,7 +268,7 @@ class Router:
             body = json.dumps(
                 {name: value for name, value in (plain | dict(body)).items() if value is not None}
             ).encode()
-        call = Call(f"req{next(self.numbers)}", "", Caller(role, "a", "key_1", policy=policy))
+        call = Call(f"req{next(self.numbers)}", "mine", Caller(role, "a", "key_1", policy=policy))
         return self.pipeline.open(call, body, stream=stream)
 
     async def unary(self, body: Mapping[str, Any] | bytes, **options: Any) -> dict[str, Any]:

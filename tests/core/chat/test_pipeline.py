@@ -291,6 +291,7 @@ async def test_every_request_has_one_line(router: Any) -> None:
         ("req4", "client_gone", ""),
     ]
     first = router.records[0]
+    assert first.client_request_id == (await router.row("req1"))["client_request_id"] == "mine"
     assert (first.model, first.endpoint, first.provider, first.account_id, first.key_id) == (
         "m",
         "e1",
