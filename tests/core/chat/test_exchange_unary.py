@@ -92,6 +92,8 @@ async def test_reported_usage_is_charged_exactly(router: Any, usage: dict[str, A
     assert answer["usage"] == usage
     row = await router.row()
     assert (row["amount_nano_usd"], row["shortfall_nano_usd"], row["estimated"]) == (charged, 0, False)
+    (record,) = router.records
+    assert (record.prompt_tokens, record.cached_tokens) == (row["prompt_tokens"], row["cached_tokens"])
 
 
 @pytest.mark.parametrize(
@@ -102,6 +104,7 @@ async def test_usage_that_nobody_counted_is_estimated_and_marked(router: Any, sc
     answer = await router.unary({"script": script})
     row = await router.row()
     assert row["estimated"] is True
+    assert router.records[0].estimated is True
     assert answer["usage"]["estimated"] is True
     counts = (answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"])
     assert counts == (row["prompt_tokens"], row["completion_tokens"])
