@@ -306,14 +306,18 @@ async def test_every_request_has_one_line(router: Any) -> None:
 @pytest.mark.parametrize("pause", ["head_delay_ms", "first_delay_ms"])
 async def test_time_waited_for_an_upstream_is_not_overhead(router: Any, pause: str) -> None:
     """What the router adds is what is left."""
+    router.store.faults["acquire"] = ["hang"]
     task = asyncio.ensure_future(router.unary({"script": {pause: 20}}))
+    await router.until(lambda: router.store.calls["acquire"])
+    router.clock.now_s += 0.5
+    router.store.resume.set()
     await router.running()
     router.clock.now_s += 3.0
     await task
     (record,) = router.records
-    assert record.duration_ms == 3_000
-    assert record.overhead_ms == 0
-    assert record.ttft_ms == 3_000
+    assert record.duration_ms == 3_500
+    assert record.overhead_ms == 500
+    assert record.ttft_ms == 3_500
 
 
 # Callers that do not read
