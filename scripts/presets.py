@@ -121,7 +121,7 @@ def model_entry(preset: Preset, model: ModelInfo, now: datetime.datetime) -> str
         "input": price.input,
         "output": price.output,
         "cache_read": price.cache_read or price.input,
-        "cache_write": price.cache_write or 0,
+        "cache_write": price.cache_write or price.input,
     }
     return MODEL.format(
         id=model.id,
