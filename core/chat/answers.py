@@ -13,7 +13,8 @@ import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from core.chat.halves import without_halves
-from core.chat.tool_calls import function_call_bytes, produced_bytes, with_types
+from core.chat.produced import function_call_bytes, reasoning_bytes, tool_calls_bytes, transcript_bytes
+from core.chat.tool_calls import with_types
 from core.chat.upstream_errors import reported
 from core.errors import UpstreamFailed, WorldRouterError
 from core.money.usage import TokenCounts, parse_usage, usage_json
@@ -33,6 +34,8 @@ class _Message(msgspec.Struct):
     refusal: Raw | UnsetType = UNSET
     tool_calls: Raw = _NULL
     function_call: Raw = _NULL
+    audio: Raw | UnsetType = UNSET
+    reasoning_details: Raw | UnsetType = UNSET
 
 
 class _Choice(msgspec.Struct):
@@ -130,9 +133,13 @@ def _mended(at: int, choice: _Object) -> dict[str, object]:
 
 
 def _text_bytes(message: _Message) -> int:
-    found = 0 if message.tool_calls == _NULL else produced_bytes(message.tool_calls)
+    found = 0 if message.tool_calls == _NULL else tool_calls_bytes(message.tool_calls)
     found += 0 if message.function_call == _NULL else function_call_bytes(message.function_call)
     reasoning = message.reasoning if message.reasoning_content in _EMPTY else message.reasoning_content
+    if message.audio is not UNSET:
+        found += transcript_bytes(message.audio)
+    if message.reasoning_details is not UNSET and reasoning in _EMPTY:
+        found += reasoning_bytes(message.reasoning_details)
     for raw in (message.content, reasoning, message.refusal):
         if raw is not UNSET and raw != _NULL:
             found += max(memoryview(raw).nbytes - 2, 0)

@@ -15,12 +15,12 @@ from __future__ import annotations
 import re
 
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Raw
 
+from core.chat.chunk_view import Choice, Chunk, decode_chunk, read_chunk, says_role, text_bytes, texts_of
 from core.chat.frame import BETWEEN_EVENTS, EVENT, EVENT_END, Frame
-from core.chat.halves import without_halves
 from core.chat.sse import EventTooLong, SseDecoder
-from core.chat.tool_calls import ToolCallNumbering, function_call_bytes, produced_bytes
+from core.chat.tool_calls import ToolCallNumbering
 from core.chat.upstream_errors import reported
 from core.errors import UpstreamFailed, WorldRouterError
 from core.money.usage import TokenCounts, merged_usage, parse_usage, usage_json
@@ -44,34 +44,7 @@ _PROBE_TEXTS = (Raw(b'"%b"' % _PROBE),)
 _FIRST_LESSONS, _LESSON_COST = 4, 4
 """How often a frame may be learned at once, and how many chunks one has to have saved before the next is."""
 
-
-class _Delta(msgspec.Struct):
-    role: Raw | UnsetType = UNSET
-    content: Raw = _NULL
-    reasoning_content: Raw = _NULL
-    reasoning: Raw = _NULL
-    refusal: Raw = _NULL
-    tool_calls: Raw = _NULL
-    function_call: Raw = _NULL
-
-
-class _Choice(msgspec.Struct):
-    index: int | None = None  # left out, or null
-    delta: _Delta | None = None
-    finish_reason: str | None = ""  # left out, or empty: OpenAI has null
-
-
-class _Chunk(msgspec.Struct):
-    id: Raw = _NULL
-    created: Raw = _NULL
-    model: Raw = _NULL
-    choices: list[_Choice] | None = None
-    usage: Raw | UnsetType = UNSET
-    error: Raw = _NULL
-
-
 _Object = dict[str, Raw]
-_chunk_decoder = msgspec.json.Decoder(_Chunk)
 _object_decoder = msgspec.json.Decoder(_Object)
 _choices_decoder = msgspec.json.Decoder(list[_Object])
 _encoder = msgspec.json.Encoder()
@@ -211,7 +184,7 @@ class ChunkRewriter:
             return
         if b"\n" in data:  # of several data lines; it stands between tokens, as JSON has none in its strings
             data = data.replace(b"\n", b" ")
-        chunk, data = _read(data)
+        chunk, data = read_chunk(data)
         if chunk.error != _NULL:
             raise self._reported(data)
         if chunk.choices:
@@ -226,7 +199,7 @@ class ChunkRewriter:
         error = reported(data)
         return UpstreamFailed(f"The answer broke off: {error.message}") if self.finish_reasons else error
 
-    def _push_choices(self, data: bytes, chunk: _Chunk, choices: list[_Choice], out: list[bytes]) -> None:
+    def _push_choices(self, data: bytes, chunk: Chunk, choices: list[Choice], out: list[bytes]) -> None:
         plain = self._note_choices(choices)
         if self._held:
             if None in self.finish_reasons.values():  # another choice goes on: that was not the last finish
@@ -245,23 +218,23 @@ class ChunkRewriter:
         else:
             self._rewrite(data, choices, out)
 
-    def _learn_frame(self, data: bytes, choices: list[_Choice]) -> None:
+    def _learn_frame(self, data: bytes, choices: list[Choice]) -> None:
         """Learn what is around the text of a chunk that was passed on with its head exchanged.
 
         It is a frame if a probe in the text's place is read as the text and as nothing else, and is passed on as
         the one thing between what stays the same.
         """
-        texts = _texts(choices)
+        texts = texts_of(choices)
         if len(texts) != 1 or _PROBE in data:
             return
         self._lessons -= _LESSON_COST
         start, _, end = data.partition(bytes(texts[0]))
         start, end = start + b'"', b'"' + end
         try:
-            probe = _chunk_decoder.decode(start + _PROBE + end)
+            probe = decode_chunk(start + _PROBE + end)
         except msgspec.DecodeError:
             return
-        if probe.choices is None or _texts(probe.choices) != _PROBE_TEXTS:
+        if probe.choices is None or texts_of(probe.choices) != _PROBE_TEXTS:
             return
         ours = self._exchange_head(start + _PROBE + end, probe)
         if ours is not None:
@@ -301,7 +274,7 @@ class ChunkRewriter:
             return  # what was reported before is better than this
         self.usage, self._usage_raw = counted, raw
 
-    def _note_choices(self, choices: list[_Choice]) -> bool:
+    def _note_choices(self, choices: list[Choice]) -> bool:
         """Note what the choices produced; whether they may pass without a look inside."""
         plain = True
         for choice in choices:
@@ -312,13 +285,13 @@ class ChunkRewriter:
             plain = plain and choice.finish_reason is None and choice.delta is not None
             if choice.delta is None:
                 continue
-            self.text_bytes += _text_bytes(choice.delta)
+            self.text_bytes += text_bytes(choice.delta)
             plain = plain and choice.delta.tool_calls == _NULL
             if index not in self._introduced and (choice.delta.role != _ROLE or choice.finish_reason):
                 plain = False
         return plain
 
-    def _exchange_head(self, data: bytes, chunk: _Chunk) -> bytes | None:
+    def _exchange_head(self, data: bytes, chunk: Chunk) -> bytes | None:
         """The chunk with its head exchanged; None when it takes a closer look."""
         if self._head is None or not data.startswith(self._head):
             self._learn_head(data)
@@ -343,8 +316,8 @@ class ChunkRewriter:
             return self._our_head + tail[: -len(_TAIL_USAGE)] + b"}"
         return None
 
-    def _repeats_role(self, chunk: _Chunk) -> bool:
-        return any(_says_role(choice.delta) and choice.index in self._introduced for choice in chunk.choices or ())
+    def _repeats_role(self, chunk: Chunk) -> bool:
+        return any(says_role(choice.delta) and choice.index in self._introduced for choice in chunk.choices or ())
 
     def _learn_head(self, data: bytes) -> None:
         self._head = None
@@ -363,7 +336,7 @@ class ChunkRewriter:
     def _ours(self, fields: _Object) -> _Object:
         return {"object": _OBJECT} | fields | {"id": self._id, "created": self._created, "model": self._model}
 
-    def _rewrite(self, data: bytes, views: list[_Choice], out: list[bytes]) -> None:
+    def _rewrite(self, data: bytes, views: list[Choice], out: list[bytes]) -> None:
         fields = self._ours(_object_decoder.decode(data))
         fields.pop("usage", None)
         if self._include_usage:
@@ -379,7 +352,7 @@ class ChunkRewriter:
         if finishing:
             self._held.append(_encoder.encode(fields | {"choices": Raw(_encoder.encode(finishing))}))
 
-    def _sort(self, view: _Choice, choice: _Object, running: list[_Object], finishing: list[_Object]) -> None:
+    def _sort(self, view: Choice, choice: _Object, running: list[_Object], finishing: list[_Object]) -> None:
         """Mend one choice, and split it when it both says something and finishes."""
         index = view.index or 0
         delta = _object_decoder.decode(choice["delta"]) if view.delta is not None else {}
@@ -392,7 +365,7 @@ class ChunkRewriter:
             self._introduced.add(index)
             delta["role"] = _ROLE
             says = True
-        elif _says_role(view.delta):
+        elif says_role(view.delta):
             del delta["role"]
         mended = choice | {"delta": Raw(_encoder.encode(delta))}
         if not view.finish_reason:
@@ -411,57 +384,3 @@ def _events(sse: SseDecoder, read: bytes) -> list[bytes]:
         return sse.feed(read) if read else sse.finish()
     except EventTooLong:
         raise UpstreamFailed("The upstream sent an event that is too long.") from None
-
-
-def _read(data: bytes) -> tuple[_Chunk, bytes]:
-    """The chunk, and its JSON: mended where an upstream cut a character in two."""
-    try:
-        chunk = _decode(data)
-    except msgspec.DecodeError:
-        data = without_halves(data)
-        try:
-            chunk = _decode(data)
-        except msgspec.DecodeError:
-            raise UpstreamFailed("The upstream sent a chunk that is not one.") from None
-    return chunk, data
-
-
-def _decode(data: bytes) -> _Chunk:
-    try:
-        if not data.isascii():
-            data.decode()
-        return _chunk_decoder.decode(data)
-    except (RecursionError, UnicodeDecodeError):
-        raise UpstreamFailed("The upstream sent a chunk that is not one.") from None
-
-
-def _says_role(delta: _Delta | None) -> bool:
-    return delta is not None and delta.role is not UNSET and delta.role not in _EMPTY
-
-
-def _texts(choices: list[_Choice]) -> tuple[Raw, ...]:
-    """What the deltas say."""
-    deltas = [choice.delta for choice in choices if choice.delta is not None]
-    return tuple(
-        raw
-        for delta in deltas
-        for raw in (
-            *(delta.content, delta.reasoning_content, delta.reasoning, delta.refusal),
-            *(delta.tool_calls, delta.function_call),
-        )
-        if raw not in _EMPTY
-    )
-
-
-def _text_bytes(delta: _Delta) -> int:
-    """Bytes of text in a delta; a token of JSON syntax more or less does not matter.
-
-    Reasoning is under one of two names (`reasoning` with OpenRouter, Ollama, Groq, vLLM), or the same under both.
-    """
-    found = 0 if delta.tool_calls == _NULL else produced_bytes(delta.tool_calls)
-    found += 0 if delta.function_call == _NULL else function_call_bytes(delta.function_call)
-    reasoning = delta.reasoning if delta.reasoning_content in _EMPTY else delta.reasoning_content
-    for raw in (delta.content, reasoning, delta.refusal):
-        if raw != _NULL:
-            found += max(len(bytes(raw)) - 2, 0)
-    return found

@@ -25,7 +25,6 @@ _index_decoder = msgspec.json.Decoder(int)
 _text_decoder = msgspec.json.Decoder(str)
 _encoder = msgspec.json.Encoder()
 _BODIES = ("function", "custom")
-_WRITTEN = ("name", "arguments", "input")
 _NULL = Raw(b"null")
 _marks = re.compile(r'\\.?|["{}]', re.DOTALL).findall
 """Of JSON what tells where an object ends: an escape is one, cut in two perhaps."""
@@ -142,30 +141,6 @@ def with_types(raw: Raw) -> Raw:
         return raw
     typed = [with_type(call) for call in calls]
     return raw if typed == calls else Raw(_encoder.encode(typed))
-
-
-def produced_bytes(raw: Raw) -> int:
-    """Bytes that a model wrote of the tool calls of a delta or a message: their names and what it hands over, without
-    the JSON around them, which a stream repeats with every fragment. Of what is no list of objects, all.
-    """
-    try:
-        calls = _calls_decoder.decode(raw)
-    except msgspec.ValidationError:
-        return max(len(bytes(raw)) - 2, 0)
-    bodies = [_fields(call[name]) for call in calls for name in _BODIES if name in call]
-    return sum(_text_size(body[name]) for body in bodies for name in _WRITTEN if name in body)
-
-
-def function_call_bytes(raw: Raw) -> int:
-    """The same of a `function_call`, which there was before tool calls."""
-    return produced_bytes(Raw(b'[{"function":%b}]' % bytes(raw)))
-
-
-def _text_size(raw: Raw) -> int:
-    try:
-        return 0 if raw == _NULL else len(_text_decoder.decode(raw).encode())
-    except msgspec.ValidationError:  # some upstreams send arguments as an object
-        return len(bytes(raw))
 
 
 def _said(raw: Raw | None) -> str:

@@ -154,6 +154,15 @@ def test_reasoning_is_measured_once_under_either_name(other: Any) -> None:
     assert read_answer(json.dumps(answer(choice("", reasoning="y" * 5, **thoughts))).encode()).text_bytes == 5
 
 
+def test_what_is_said_in_place_of_text_is_measured() -> None:
+    """Spoken words, and reasoning that stands in its details alone."""
+    details = [{"type": "reasoning.text", "text": "y" * 7}]
+    said = choice("Hi", audio={"data": "A" * 99, "transcript": "z" * 5}, reasoning_details=details)
+    assert read_answer(json.dumps(answer(said)).encode()).text_bytes == 2 + 5 + 7
+    twice = choice("Hi", reasoning="y" * 7, reasoning_details=details)
+    assert read_answer(json.dumps(answer(twice)).encode()).text_bytes == 2 + 7
+
+
 @pytest.mark.parametrize(
     "body",
     [

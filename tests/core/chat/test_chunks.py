@@ -146,6 +146,13 @@ def test_the_bytes_that_usage_covers_are_known() -> None:
     assert (one.counted_bytes, one.text_bytes) == (10, 20)
     one.push(json.dumps(chunk({"function_call": {"name": "f" * 3, "arguments": "a" * 4}})).encode(), [])
     assert (one.counted_bytes, one.text_bytes) == (10, 27)
+    one.push(json.dumps(chunk({"content": None, "audio": {"data": "A" * 99, "transcript": "t" * 5}})).encode(), [])
+    assert one.text_bytes == 32
+    details = [{"type": "reasoning.text", "text": "d" * 6}]
+    one.push(json.dumps(chunk({"content": "", "reasoning_details": details})).encode(), [])
+    assert one.text_bytes == 38
+    one.push(json.dumps(chunk({"reasoning": "d" * 6, "reasoning_details": details})).encode(), [])
+    assert one.text_bytes == 44
 
 
 @pytest.mark.parametrize("other", [None, "", "yyyyy"])

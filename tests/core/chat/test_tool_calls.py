@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from core.chat.tool_calls import ToolCallNumbering, produced_bytes
+from core.chat.tool_calls import ToolCallNumbering
 
 
 def mended(*deltas: Any, choice: int = 0, numbering: ToolCallNumbering | None = None) -> list[Any]:
@@ -215,28 +215,3 @@ def test_a_function_that_is_none_does_no_harm(function: Any) -> None:
     """What the upstream sends in its place is passed on."""
     out = mended([{"index": 0, "function": function}], [{"index": 0, "function": function}])
     assert out[0] == [{"index": 0, "function": function}]
-
-
-@pytest.mark.parametrize(
-    ("calls", "size"),
-    [
-        ([part('{"a":"é"}', "get", id="call_a", type="function", index=0)], 10 + 3),
-        ([part("{", index=0), part('"x', None, index=1)], 1 + 2),
-        ([{"index": 0, "function": {"name": None, "arguments": "{}"}}], 2),
-        ([{"custom": {"name": "c", "input": "x\n"}}], 1 + 2),
-        ([{"function": {"name": "f", "arguments": {"a": 1}}}], 1 + len('{"a": 1}')),
-        ([{"function": 7}, {}], 0),
-        (["w" * 7], 9),
-    ],
-)
-def test_what_a_model_wrote_is_measured(calls: list[Any], size: int) -> None:
-    """Names and arguments: not ids, not the JSON that a stream repeats with every fragment."""
-    assert produced_bytes(msgspec.Raw(json.dumps(calls).encode())) == size
-
-
-def test_pieces_weigh_what_the_whole_does() -> None:
-    """An estimate of a call is the same, streamed by the character or not."""
-    text = '{"city": "Z\u00fcrich", "days": 3}'
-    whole = produced_bytes(msgspec.Raw(json.dumps([part(text, "get_weather", id="a")]).encode()))
-    pieces = [part("", "get_weather", index=0, id="a"), *(part(each, index=0) for each in text)]
-    assert sum(produced_bytes(msgspec.Raw(json.dumps([piece]).encode())) for piece in pieces) == whole
