@@ -88,10 +88,14 @@ def list_(session: Session, account_id: str, limit: int, as_json: bool) -> None:
         print_json([_json(payment) for payment in found])
         return
     rows = [
-        [p.id, shown_time(p.create_time), p.account_id, p.provider, _state(p), shown_usd(p.amount_nano_usd)]
+        [
+            *(p.id, shown_time(p.create_time), p.account_id, p.provider, _state(p)),
+            *(shown_usd(p.amount_nano_usd), shown_usd(p.paid_nano_usd)),
+        ]
         for p in found
     ]
-    print_table(["ID", "TIME", "ACCOUNT", "PROVIDER", "STATE", "USD"], rows, right=["USD"])
+    money = ["USD CREDIT", "USD TO PAY"]
+    print_table(["ID", "TIME", "ACCOUNT", "PROVIDER", "STATE", *money], rows, right=money)
 
 
 @payments.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 
 import msgspec
 from genai_prices.data_snapshot import DataSnapshot, get_snapshot
@@ -78,8 +78,8 @@ def _in_force(model: ModelInfo, now: datetime.datetime) -> ModelPrice | None:
 
 
 def _pico_usd(price: Decimal | TieredPrices | None) -> int | None:
-    """µUSD per million tokens of the lowest tier; None for a price that is no whole number of them."""
+    """µUSD per million tokens of the lowest tier, the nearest: some are published as floats, or thirds. None for 0."""
     if price is None:
         return None
     amount = (price.base if isinstance(price, TieredPrices) else price) * 1_000_000
-    return int(amount) if amount == amount.to_integral_value() and amount > 0 else None
+    return max(int(amount.to_integral_value(ROUND_HALF_UP)), 0) or None

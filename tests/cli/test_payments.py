@@ -48,7 +48,7 @@ def test_show_and_list_print_json(invoke: Callable[..., Any]) -> None:
     assert json.loads(run.result().stdout) == [shown]
     run = invoke("payments", "list")
     run.answer("PaymentService.ListPayments", page)
-    assert run.result().stdout.splitlines()[1].split()[-3:] == ["test", "pending", "10.000000"]
+    assert run.result().stdout.splitlines()[1].split()[-4:] == ["test", "pending", "10.000000", "10.500000"]
 
 
 def test_a_payment_that_may_have_been_begun_names_its_key(invoke: Callable[..., Any]) -> None:

@@ -101,6 +101,7 @@ def test_what_is_no_configuration_is_refused() -> None:
             {"input_mtok": TieredPrices(base=Decimal(2), tiers=[Tier(200, Decimal(4))]), "output_mtok": Decimal(9)},
             (2_000_000, 9_000_000, 200),
         ),
+        ({"input_mtok": Decimal("0.18000000000000002"), "output_mtok": Decimal(1) / 3}, (180_000, 333_333, None)),
         ({"input_mtok": Decimal("0.0000001"), "output_mtok": Decimal(1)}, None),
         ({"input_mtok": Decimal(1), "output_mtok": Decimal(1), "requests_kcount": Decimal(5)}, None),
         ({"input_mtok": Decimal(1)}, None),
