@@ -189,6 +189,7 @@ class SqliteDatabase(Database):
         self._clock_us = now_us
         self._chain = ChainTransaction()
         self._settle = SettleTransaction(self._chain.keep)
+        self._told_unchained = False
         self._driver: aiosqlite.Connection | None = None
         event.listen(self._writers.sync_engine, "connect", self._keep_driver)
         event.listen(self._writers.sync_engine, "invalidate", self._forget_driver)
@@ -250,10 +251,13 @@ class SqliteDatabase(Database):
 
     def _follow(self, connection: sqlite3.Connection) -> None:
         try:
-            self._chain.follow(connection)
+            if self._chain.follow(connection):
+                self._told_unchained = False
         except Exception as error:  # the thread would keep a bug to itself
             expected = isinstance(error, sqlite3.Error | CommitFailed)
-            _log.warning("Settlements were not chained at once, but will be: %s", error, exc_info=not expected)
+            if not (expected and self._told_unchained):  # a full disk is one for long: say it once
+                _log.warning("Settlements were not chained at once, but will be: %s", error, exc_info=not expected)
+            self._told_unchained = expected
 
     async def _in_writer(
         self,

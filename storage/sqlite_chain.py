@@ -72,16 +72,19 @@ class ChainTransaction:
         self._at_hand.append((rows, last_id))
         self._count += len(rows)
 
-    def follow(self, connection: sqlite3.Connection) -> None:
-        """Chain what is at hand, once there is enough, if it is what comes next in the ledger. Raises as `run`."""
+    def follow(self, connection: sqlite3.Connection) -> bool:
+        """Chain what is at hand, once there is enough, if it is what comes next in the ledger; whether it did.
+        Raises as `run`."""
         if self._count < AT_HAND:
-            return
+            return False
         at_hand, self._at_hand, self._count = self._at_hand, [], 0
         with written_lazily(connection), transaction(connection):
             [[chained]] = connection.execute(_CHAINED)
             entries = [entry for rows, last_id in at_hand for entry in _entries(rows, last_id) if entry[0] > chained]
             if entries and entries[-1][0] == chained + len(entries):
                 self._append(connection, entries)
+                return True
+        return False
 
     def _append(self, connection: sqlite3.Connection, entries: Sequence[Sequence[Any]]) -> None:
         named = {row[place] for row in entries for place in (DEBIT, CREDIT)}

@@ -4,12 +4,13 @@ as of reading them."""
 from __future__ import annotations
 
 import logging
+import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage import sqlite_chain
+from storage import chaining, sqlite_chain
 from storage.store import open_store
 from tests.storage.test_sqlite import authorize, no_insert
 
@@ -69,16 +70,41 @@ async def test_what_was_read_meanwhile_is_not_chained_again(store, funded, settl
 async def test_settlements_that_cannot_be_chained_at_once_are_chained_later(
     store, funded, settlement, query, caplog
 ) -> None:
-    """They are committed and told as ever; the log says why."""
+    """They are committed and told as ever; the log says why, once until it goes well again."""
     await funded()
     await store.chain()
     await authorize(store, no_insert("ledger_chain"))
     with caplog.at_level(logging.WARNING, "storage"):
         assert await store.settle([settlement(f"req_{number}") for number in range(ENOUGH)]) == {}
         assert await places(store, query) == [1]
-    assert "not chained at once" in caplog.text
+        for goes_well, told in ((False, 1), (True, 1), (False, 2)):
+            assert await store.chain() == ENOUGH * (told < 2)
+            await authorize(store, None if goes_well else no_insert("ledger_chain"))
+            await store.settle([settlement(f"req_{told}_{goes_well}_{number}") for number in range(ENOUGH)])
+            await authorize(store, None)
+            assert caplog.text.count("not chained at once") == told
     assert await store.chain() == ENOUGH
     assert (await store.audit()).chain_holds
+
+
+async def test_settlements_have_a_turn_between_two_steps_of_the_chain(store, funded, settlement, monkeypatch) -> None:
+    """A long chain leaves the writer alone for a while after each step: requests would wait for every one."""
+    await funded()
+    monkeypatch.setattr(chaining, "CHAIN_LIMIT", ENOUGH - 1)
+    monkeypatch.setattr(sqlite_chain, "AT_HAND", 100)
+    await store.settle([settlement(f"req_{number}") for number in range(ENOUGH)])
+    chain_once, turns_s = store._db.chain_once, []
+
+    async def watched(limit: int) -> int:
+        turns_s.append(time.monotonic())
+        done = await chain_once(limit)
+        turns_s.append(time.monotonic())
+        return done
+
+    monkeypatch.setattr(store._db, "chain_once", watched)
+    assert await store.chain() == 1 + ENOUGH
+    first_ended_s, second_began_s = turns_s[1:3]
+    assert second_began_s - first_ended_s > 0.9 * chaining.CHAIN_PAUSE_S
 
 
 STEPS = st.lists(st.sampled_from(["settle", "settle many", "settle again", "adjust", "chain", "restart"]), max_size=12)
