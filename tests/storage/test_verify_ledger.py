@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -56,15 +57,16 @@ def export(store) -> Callable[[], Awaitable[Lines]]:
 def verify(tmp_path: Path) -> Callable[..., Verdict]:
     """A function that runs the verifier over lines: exit status and what it printed."""
 
-    def run(lines: Lines, *, earlier: Lines | None = None) -> Verdict:
+    def run(lines: Lines, *, earlier: Lines | None = None, room_bytes: int = resource.RLIM_INFINITY) -> Verdict:
         files = []
         for number, content in enumerate((lines, earlier or [])):
             files.append(tmp_path / f"{number}.jsonl")
             files[-1].write_text("".join(json.dumps(line) + "\n" for line in content))
         options = ["--earlier", files[1]] if earlier is not None else []
-        done = subprocess.run(
-            [sys.executable, "-I", SCRIPT, files[0], *options], capture_output=True, text=True, timeout=20, check=False
-        )
+        limit = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({room_bytes}, {room_bytes}))"
+        start = f"import resource, runpy, sys; {limit}; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+        command = [sys.executable, "-Ic", start, SCRIPT, files[0], *options]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
         return done.returncode, done.stdout + done.stderr
 
     return run
@@ -217,6 +219,13 @@ async def test_what_was_not_chained_in_an_earlier_export_cannot_vanish(ids, expo
     assert verify(lines)[0] == 0
     status, said = verify(lines, earlier=earlier)
     assert (status, f"acc_1: entry {ids[-1]} of the earlier export is not there" in said) == (1, True), said
+
+
+@pytest.mark.parametrize("database_url", ["sqlite_url"], indirect=True)
+async def test_no_room_for_temporary_files_is_no_verdict(ids, export, verify) -> None:
+    """It is told from a file that is no export, and says where there is none."""
+    status, said = verify(await export(), room_bytes=8)
+    assert (status, said) == (2, "no room in $TMPDIR: [Errno 27] File too large\n")
 
 
 @pytest.mark.parametrize("lines", [[], [{"type": "x"}], [{"type": "end"}]], ids=["empty", "other", "headless"])
