@@ -102,6 +102,9 @@ def set_(
 def list_(session: Session, owner_id: str, inherited: bool, as_json: bool) -> None:
     """List the limits of OWNER, an account or a key, with their use.
 
+    What is used of --concurrency are the slots that cores have, which may be more than the requests that run: those
+    of a request go back up to four seconds after its end.
+
     \b
     Examples:
       worldrouter limits list acct_01k9
