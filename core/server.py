@@ -27,6 +27,7 @@ from worldrouter.v1 import (
     account_pb2_grpc,
     auth_pb2_grpc,
     chat_pb2_grpc,
+    error_reason_pb2,  # noqa: F401  # reflection knows what was imported
     limit_pb2_grpc,
     maintenance_pb2_grpc,
     metering_pb2,

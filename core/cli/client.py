@@ -61,7 +61,9 @@ class Core:
 
     def __init__(self, target: str, credential: str, credentials: grpc.ChannelCredentials | None) -> None:
         self.target = target
-        self._client = Client(target, credential, credentials=credentials, plaintext=credentials is None)
+        # A core that drains still lists, revokes and tells of its health.
+        plaintext = credentials is None
+        self._client = Client(target, credential, credentials=credentials, plaintext=plaintext, follow_health=False)
         self.accounts = self._client.accounts
         self.auth = self._client.auth
         self.chat = self._client.chat

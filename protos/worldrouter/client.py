@@ -59,6 +59,7 @@ _RETRIED: Final = ("ChatService", "RawChatService", "RoutingService")
 _SERVICE_CONFIG: Final = json.dumps(
     {
         "loadBalancingConfig": [{"round_robin": {}}],
+        "healthCheckConfig": {"serviceName": ""},
         "methodConfig": [
             {
                 "name": [{"service": f"worldrouter.v1.{service}"} for service in _RETRIED],
@@ -83,6 +84,9 @@ class Client:
     (`grpc.ssl_channel_credentials`, for a private authority or a client certificate). `plaintext` is for loopback
     and Unix sockets: it sends the key unencrypted. `max_message_bytes` limits a message either way.
 
+    Calls go to cores that say they are healthy: one that is about to stop gets no more. Without `follow_health` they
+    go there too; it refuses chats, and answers all else.
+
     Calls take gRPC's own arguments, `timeout` in seconds and `metadata` among them, and raise `grpc.RpcError`.
     """
 
@@ -94,8 +98,9 @@ class Client:
         credentials: grpc.ChannelCredentials | None = None,
         plaintext: bool = False,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        follow_health: bool = True,
     ) -> None:
-        options = _options(max_message_bytes, plaintext=plaintext)
+        options = _options(max_message_bytes, plaintext=plaintext, follow_health=follow_health)
         if plaintext:
             self.channel = grpc.insecure_channel(target, options)
         else:
@@ -134,8 +139,9 @@ class AsyncClient:
         credentials: grpc.ChannelCredentials | None = None,
         plaintext: bool = False,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        follow_health: bool = True,
     ) -> None:
-        options = _options(max_message_bytes, plaintext=plaintext)
+        options = _options(max_message_bytes, plaintext=plaintext, follow_health=follow_health)
         if plaintext:
             self.channel = grpc.aio.insecure_channel(target, options)
         else:
@@ -204,7 +210,7 @@ def error_info(error: grpc.RpcError) -> ErrorInfo | None:
     )
 
 
-def _options(max_message_bytes: int, *, plaintext: bool) -> Sequence[tuple[str, Any]]:
+def _options(max_message_bytes: int, *, plaintext: bool, follow_health: bool) -> Sequence[tuple[str, Any]]:
     return (
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
@@ -213,6 +219,9 @@ def _options(max_message_bytes: int, *, plaintext: bool) -> Sequence[tuple[str, 
         # Notices a dead connection while a model thinks in silence. The core allows a ping every 10 seconds.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        # By default a core that was away for long is missed for two minutes more.
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.inhibit_health_checking", 0 if follow_health else 1),
         # A proxy from the environment is no way to a core on this machine.
         ("grpc.enable_http_proxy", 0 if plaintext else 1),
         ("grpc.service_config", _SERVICE_CONFIG),

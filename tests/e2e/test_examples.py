@@ -137,7 +137,7 @@ def test_typed_python(reader: Reader, installed: str, tmp_path: Path) -> None:
 
 
 def test_grpcurl(reader: Reader) -> None:
-    """The README's grpcurl line means a call that reflection knows: we do what grpcurl does with it."""
+    """The README's grpcurl line means a call that reflection knows, as it does the errors: we do what grpcurl does."""
     words = shlex.split(reader.exchanged(example("sh", "grpcurl"), '"max_tokens": 30').replace("\\\n", " "))
     assert words[:2] == ["grpcurl", "-plaintext"]
     options = dict(zip(words[2:6:2], words[3:6:2], strict=True))
@@ -145,6 +145,7 @@ def test_grpcurl(reader: Reader) -> None:
     name, _, value = options["-H"].partition(": ")
     with grpc.insecure_channel(address) as channel:
         pool = DescriptorPool(ProtoReflectionDescriptorDatabase(channel))
+        assert "ERROR_REASON_CONFLICT" in pool.FindEnumTypeByName("worldrouter.v1.ErrorReason").values_by_name
         service_name, _, method_name = method.partition("/")
         described = pool.FindServiceByName(service_name).methods_by_name[method_name]
         request, response = (

@@ -226,7 +226,7 @@ def test_providers_from_the_environment(launcher: Any) -> None:
 
 async def refuses_over_grpc(router: Any, key: str) -> None:
     """A core that drains says so, to its callers and to those who look after its health."""
-    async with AsyncClient(router.grpc, key, plaintext=True) as client:
+    async with AsyncClient(router.grpc, key, plaintext=True, follow_health=False) as client:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await client.raw_chat.CreateRawCompletion(CreateRawCompletionRequest(dialect=1, body=b"{}"))
         health = await HealthStub(client.channel).Check(HealthCheckRequest())

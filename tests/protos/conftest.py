@@ -14,6 +14,8 @@ import grpc
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health import HealthServicer
 from worldrouter.v1 import auth_pb2, auth_pb2_grpc, chat_pb2, chat_pb2_grpc, raw_chat_pb2, raw_chat_pb2_grpc, types_pb2
 
 Buf = Callable[..., subprocess.CompletedProcess[str]]
@@ -45,6 +47,7 @@ class FakeCore(
     failures: int = 0
     seen: list[dict[str, str]] = field(default_factory=list)
     address: str = ""
+    health: HealthServicer = field(default_factory=HealthServicer)
 
     def CreateChatCompletion(self, request: Any, context: grpc.ServicerContext) -> chat_pb2.ChatCompletion:
         self._begin(context)
@@ -112,6 +115,7 @@ def start_core() -> Iterator[Callable[..., FakeCore]]:
         chat_pb2_grpc.add_ChatServiceServicer_to_server(core, server)
         raw_chat_pb2_grpc.add_RawChatServiceServicer_to_server(core, server)
         auth_pb2_grpc.add_AuthServiceServicer_to_server(core, server)
+        health_pb2_grpc.add_HealthServicer_to_server(core.health, server)
         if credentials is None:
             core.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         else:

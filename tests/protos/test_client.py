@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 import pytest
 import trustme
+from grpc_health.v1.health_pb2 import HealthCheckResponse
 from worldrouter.client import AsyncClient, Client, ErrorInfo, error_info
 from worldrouter.v1.auth_pb2 import CreateApiKeyRequest
 from worldrouter.v1.chat_pb2 import (
@@ -145,6 +146,22 @@ def test_changes_are_not_retried(core: Any) -> None:
     with Client(core.address, "k", plaintext=True) as client, pytest.raises(grpc.RpcError):
         client.auth.CreateApiKey(CreateApiKeyRequest(), timeout=10)
     assert len(core.seen) == 1
+
+
+def test_a_core_that_drains_gets_no_calls(start_core: Callable[..., Any]) -> None:
+    """Of two cores the one that is not healthy gets nothing, unless the client does not follow their health."""
+    well, draining = start_core(), start_core()
+    draining.health.set("", HealthCheckResponse.NOT_SERVING)
+    both = f"ipv4:{well.address},{draining.address}"
+    with Client(both, "k", plaintext=True, follow_health=False) as client:
+        while not draining.seen:
+            client.chat.CreateChatCompletion(CREATE, timeout=10)
+            assert len(well.seen) < 1000
+    draining.seen.clear()
+    with Client(both, "k", plaintext=True) as client:
+        for _ in range(50):
+            client.chat.CreateChatCompletion(CREATE, timeout=10)
+    assert not draining.seen
 
 
 async def test_tls(start_core: Callable[..., Any]) -> None:
