@@ -61,7 +61,7 @@ class RelayStreams:
     async def _look_forever(self) -> None:
         delay_s = FIRST_LOOK_S
         while True:
-            found = await self._look()
+            found = await self._look_around()
             if self._closing():  # grpc.aio may have swallowed the cancellation, in the task that prepares a call
                 return
             delay_s = FIRST_LOOK_S if found else min(2 * delay_s, LAST_LOOK_S)
@@ -73,6 +73,19 @@ class RelayStreams:
                 await asyncio.sleep(delay_s)
             except TimeoutError:
                 pass
+
+    async def _look_around(self) -> bool:
+        """Look until a core is found, at most once more than there are streams; whether one was.
+
+        In a row, for the channel takes its cores in turn: beside other RPCs at a steady pace, single looks could come
+        to the same core each time.
+        """
+        for _ in range(len(self._streams) + 1):
+            if await self._look():
+                return True
+            if self._closing():
+                break
+        return False
 
     async def _look(self) -> bool:
         """Open a stream, and keep it if it leads to a core without one; whether it does."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import grpc.aio
 import pytest
 from worldrouter.v1 import raw_chat_pb2, raw_chat_pb2_grpc, relay_pb2, relay_pb2_grpc
 
+from core.relay.servicer import RelayServicer
 from edge.channel import channel_options
 from edge.relay.channel import RelayChannel
 from edge.settings import EdgeSettings
@@ -124,6 +126,30 @@ async def test_a_core_that_comes_later_is_found(cores: Cores) -> None:
     await ask(stub)
     await ask(stub)
     assert later.calls
+
+
+async def test_looks_reach_every_core(cores: Cores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although other RPCs between them take every other turn."""
+    looks: Counter[str] = Counter()
+    relay = RelayServicer.Relay
+
+    async def counted(self: Any, requests: Any, context: Any) -> None:
+        looks[self._core_id] += 1
+        await relay(self, requests, context)
+
+    monkeypatch.setattr(RelayServicer, "Relay", counted)
+    core_ids = ["core_1", "core_2"]
+    for core_id in core_ids:
+        await cores.start(core_id)
+    stub = cores.connect()
+    await until_relayed(cores.channel, core_ids)
+    await asyncio.sleep(0.02)
+    for _ in range(3):
+        before = looks.copy()
+        await until(lambda before=before: looks != before)
+        await asyncio.sleep(0.02)
+        assert sorted(looks - before) == core_ids
+        await ask(stub, b" " * LARGE_BYTES)  # which goes without a stream
 
 
 async def test_a_core_that_drains(cores: Cores) -> None:
