@@ -71,8 +71,8 @@ def topup(session: Session, account_id: str, amount_nano_usd: int, idempotency_k
 def balance(session: Session, account_id: str, as_json: bool) -> None:
     """Show what an account has.
 
-    The balance is all credits less all charges; running requests hold a part of it; what is available is the
-    rest.
+    The balance is all credits less all charges. A part of it is held: set aside for requests, running ones and those
+    to come, until 2 seconds after the last one. What is available is the rest.
 
     \b
     Examples:

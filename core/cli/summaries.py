@@ -124,6 +124,7 @@ def summary(
         _print_csv(iter(found), _summary_json(metering_pb2.UsageSummary(), by))
     else:
         _print_summaries(found, by)
+        click.echo(f"Of {first} to {last}, UTC.", err=True)
 
 
 @click.command()

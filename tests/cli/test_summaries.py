@@ -40,6 +40,7 @@ def test_a_summary_is_a_table_by_day_and_model(invoke: Callable[..., Any]) -> No
     assert (request.account_id, request.all_accounts) == ("", False)
     assert list(request.group_by) == [metering_pb2.USAGE_DIMENSION_DAY, metering_pb2.USAGE_DIMENSION_MODEL]
     header, line = run.result().stdout.splitlines()
+    assert run.result().stderr == "Of 2026-04-05 to 2026-05-04, UTC.\n"
     assert header.split() == ["DAY", "MODEL", "REQUESTS", "FAILED", "IN", "CACHED", "OUT", "USD"]
     assert line.split() == ["2026-05-01", "smollm2", "3", "1", "12", "4", "34", "0.000012"]
 

@@ -128,7 +128,7 @@ class MeteringServiceServicer:
         there is no such payment; CONFLICT when it is more than is left of the
         payment, or when the idempotency key came with another body before;
         INSUFFICIENT_BALANCE when it is more than the account has available with
-        its credit limit, to which what running requests hold does not belong.
+        its credit limit, to which what is held for requests does not belong.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -57,7 +57,7 @@ class MeteringServiceStub:
     there is no such payment; CONFLICT when it is more than is left of the
     payment, or when the idempotency key came with another body before;
     INSUFFICIENT_BALANCE when it is more than the account has available with
-    its credit limit, to which what running requests hold does not belong.
+    its credit limit, to which what is held for requests does not belong.
     """
     ListLedgerEntries: _grpc.UnaryUnaryMultiCallable[_metering_pb2.ListLedgerEntriesRequest, _metering_pb2.ListLedgerEntriesResponse]
     """Lists the ledger of an account, newest first."""
@@ -125,7 +125,7 @@ class MeteringServiceAsyncStub(MeteringServiceStub):
     there is no such payment; CONFLICT when it is more than is left of the
     payment, or when the idempotency key came with another body before;
     INSUFFICIENT_BALANCE when it is more than the account has available with
-    its credit limit, to which what running requests hold does not belong.
+    its credit limit, to which what is held for requests does not belong.
     """
     ListLedgerEntries: _aio.UnaryUnaryMultiCallable[_metering_pb2.ListLedgerEntriesRequest, _metering_pb2.ListLedgerEntriesResponse]  # type: ignore[assignment]
     """Lists the ledger of an account, newest first."""
@@ -208,7 +208,7 @@ class MeteringServiceServicer(metaclass=_abc_1.ABCMeta):
         there is no such payment; CONFLICT when it is more than is left of the
         payment, or when the idempotency key came with another body before;
         INSUFFICIENT_BALANCE when it is more than the account has available with
-        its credit limit, to which what running requests hold does not belong.
+        its credit limit, to which what is held for requests does not belong.
         """
 
     @_abc_1.abstractmethod
