@@ -36,6 +36,7 @@ PURE = frozenset(
         "core.money.funds",
         "core.money.limit_texts",
         "core.chat.exchange",
+        "core.money.leases",
         "core.money.ledger",
         "core.money.meter",
         "core.money.pricing",

@@ -3,7 +3,7 @@
 A lease is a part of an account's balance that only this core may spend; it is durable. A hold is a part of a
 lease that one request may spend; it lives in memory, so a crash leaves none behind. Taking a hold from a lease
 that has enough free is plain arithmetic without an await; otherwise requests wait together for one change of the
-lease (single flight per account).
+lease (single flight per account). `leases` makes these changes in the store.
 
 What limits allow is leased from their purses all the same: where an account is named, it may be a purse.
 
@@ -18,21 +18,17 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import msgspec
 
 from core.errors import ServiceUnavailable
-from storage.errors import Missing, StoreError, StoreUnavailable
+from core.money.leases import Leases, OpenLease
+from storage.errors import StoreError
 from storage.interfaces import AccountStore, LeaseStore
 from storage.limit_records import is_purse
-from storage.records import Lease
 
 _log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-REPEAT_AFTER_S = (0.02, 0.1, 0.3)
-"""Pauses before a change of a lease is tried again; together less than an admission may take."""
 
 MAX_NANO_USD = 2**63 - 1
 """What no account has more of: amounts are 64 bits in the database."""
@@ -66,28 +62,11 @@ class OutOfFunds(Exception):
         self.held_nano_usd = held_nano_usd
 
 
-@dataclass(slots=True)
-class _OpenLease:
-    """A lease as this core sees it. `spent` runs ahead of the store's by the `unsettled` charges."""
-
-    id: str
-    granted: int
-    spent: int
-    seq: int
-    held: int = 0
-    unsettled: int = 0
-    lost: bool = False
-
-    @property
-    def free(self) -> int:
-        return self.granted - self.spent - self.held
-
-
 class Hold(msgspec.Struct, frozen=True, gc=False):
     """Money set aside for one request, until `Escrow.charge`."""
 
     account_id: str
-    lease: _OpenLease
+    lease: OpenLease
     amount_nano_usd: int
 
 
@@ -104,7 +83,7 @@ class _Account:
 
     id: str
     used_s: float
-    lease: _OpenLease | None = None
+    lease: OpenLease | None = None
     waiters: list[_Waiter] = field(default_factory=list)
     changing: bool = False
     due: _Change | None = None
@@ -130,15 +109,20 @@ class Escrow:
         clock: Callable[[], float],
         new_lease_id: Callable[[], str],
     ) -> None:
-        self._store = store
-        self._core_id = core_id
+        self._store: AccountStore = store
+        self._leases = Leases(
+            store,
+            core_id=core_id,
+            chunk_nano_usd=settings.chunk_nano_usd,
+            ttl_s=settings.lease_ttl_s,
+            clock=clock,
+            new_lease_id=new_lease_id,
+        )
         self._settings = settings
         self._clock = clock
-        self._new_lease_id = new_lease_id
         self._accounts: dict[str, _Account] = {}
         self._renewed_s = clock()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._changing: set[str] = set()
         self.stopped: frozenset[str] = frozenset()
         """Accounts that get no holds: what they have is in doubt."""
 
@@ -225,7 +209,7 @@ class Escrow:
         asked_s = self._clock()
         asked = [account for account in self._accounts.values() if account.lease is not None]
         known = {account.lease.id for account in asked if account.lease is not None}
-        alive = set(await self._store.renew(self._core_id, ttl_s=self._settings.lease_ttl_s))
+        alive = set(await self._leases.renew())
         self._renewed_s = asked_s
         for account in asked:
             lease = account.lease
@@ -233,8 +217,8 @@ class Escrow:
                 _log.warning("A lease was closed by another core: %s of account %s", lease.id, account.id)
                 _lose(account)
         known |= {account.lease.id for account in self._accounts.values() if account.lease is not None}
-        for orphan in alive - known - self._changing:
-            await self._store.close_lease(orphan)
+        for orphan in alive - known - self._leases.changing:
+            await self._leases.close(orphan)
 
     def give_back_idle(self) -> None:
         """Return free money of accounts that have been idle for a while; called about once a second."""
@@ -278,8 +262,8 @@ class Escrow:
         while self._tasks:
             await asyncio.gather(*self._tasks)
         self._accounts.clear()
-        for lease_id in await self._store.renew(self._core_id, ttl_s=self._settings.lease_ttl_s):
-            await self._store.close_lease(lease_id)
+        for lease_id in await self._leases.renew():
+            await self._leases.close(lease_id)
 
     def _spawn(self, account: _Account, change: _Change) -> None:
         account.changing = True
@@ -366,53 +350,14 @@ class Escrow:
             return False
         if account.lease is not None:
             due = account.due
-            extended = await self._extend(account.lease, want)
+            extended = await self._leases.extend(account.lease, want)
             if extended and account.due is due:
                 account.due = None  # who has enough to give asks for nothing back
             if extended is not None:
                 return extended
             _lose(account)
-        got = await self._acquire(account.id, want)
-        if got is None:
-            return False
-        account.lease = _OpenLease(got.id, got.granted_nano_usd, 0, got.seq)
-        return True
-
-    async def _extend(self, lease: _OpenLease, want: int) -> bool | None:
-        """Whether the account could pay for it; None when the lease is closed."""
-        chunk = self._settings.chunk_nano_usd
-        try:
-            got = await repeated(
-                lambda: self._store.extend(
-                    lease_id=lease.id, seq=lease.seq + 1, want_nano_usd=want, chunk_nano_usd=chunk
-                )
-            )
-        except Missing:
-            return None
-        if got is not None:
-            lease.granted, lease.seq = got.granted_nano_usd, got.seq
-        return got is not None
-
-    async def _acquire(self, account_id: str, want: int) -> Lease | None:
-        lease_id, asked_s = self._new_lease_id(), self._clock()
-        self._changing.add(lease_id)
-        try:
-            got = await repeated(
-                lambda: self._store.acquire(
-                    lease_id=lease_id,
-                    account_id=account_id,
-                    core_id=self._core_id,
-                    want_nano_usd=want,
-                    chunk_nano_usd=self._settings.chunk_nano_usd,
-                    ttl_s=self._settings.lease_ttl_s,
-                )
-            )
-        finally:
-            self._changing.discard(lease_id)
-        if got is not None and self._clock() - asked_s > self._settings.lease_ttl_s / 2:
-            # No renewal has noticed if it was closed since. If it was not, `renew` closes it: nobody knows it.
-            raise StoreUnavailable(f"the answer that granted {lease_id} is too old")
-        return got
+        account.lease = await self._leases.acquire(account.id, want)
+        return account.lease is not None
 
     async def _take_back(self, account: _Account, *, amount: int, held: bool) -> None:
         lease = account.lease
@@ -432,13 +377,9 @@ class Escrow:
             account.due = partial(self._take_back, amount=due, held=held)
             raise
 
-    async def _give_back(self, account: _Account, *, lease: _OpenLease, amount: int) -> None:
-        try:
-            got = await self._store.give_back(lease_id=lease.id, seq=lease.seq + 1, amount_nano_usd=amount)
-        except Missing:
+    async def _give_back(self, account: _Account, *, lease: OpenLease, amount: int) -> None:
+        if not await self._leases.give_back(lease, amount):
             _lose(account)
-        else:
-            lease.granted, lease.seq = got.granted_nano_usd, got.seq
 
     async def _close(self, account: _Account) -> None:
         lease = account.lease
@@ -447,21 +388,7 @@ class Escrow:
         # First, so that nobody takes a hold on it meanwhile. It does not come back when the store fails: it may be
         # closed all the same. If it is not, it is one of those that nobody knows, and `renew` closes it.
         account.lease = None
-        self._changing.add(lease.id)
-        try:
-            await self._store.close_lease(lease.id)
-        finally:
-            self._changing.discard(lease.id)
-
-
-async def repeated(change: Callable[[], Awaitable[T]]) -> T:
-    """Make a change of a lease, again if the store fails or its reply is lost: all of them are safe to repeat."""
-    for pause_s in REPEAT_AFTER_S:
-        try:
-            return await change()
-        except StoreUnavailable:
-            await asyncio.sleep(pause_s)
-    return await change()
+        await self._leases.close(lease.id)
 
 
 def _take(account: _Account, amount_nano_usd: int) -> Hold:

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from core.errors import ServiceUnavailable
-from core.money.escrow import Escrow, Hold, OutOfFunds, repeated
+from core.money.escrow import Escrow, Hold, OutOfFunds
+from core.money.leases import repeated
 from storage.errors import Missing, StoreError
 from storage.interfaces import PurseStore
 from storage.limit_records import Limit, Purse

@@ -11,8 +11,9 @@ import pytest
 
 from core.call import Call, Caller, Role
 from core.catalog import Model, price_of
-from core.money.escrow import Escrow, EscrowSettings, Hold, _OpenLease
+from core.money.escrow import Escrow, EscrowSettings, Hold
 from core.money.funds import Chain
+from core.money.leases import OpenLease
 from core.money.meter import Estimate, Meter, Outcome, Status
 from core.money.pricing import cost_nano_usd
 from core.money.usage import TokenCounts
@@ -53,8 +54,8 @@ class Metered:
     def __init__(
         self, *, granted: int = 1_000, held: int | None = 200, estimate: Estimate | None = None, bound: bool = False
     ) -> None:
-        self.lease = _OpenLease("lease_1", granted, 0, 1, held=held or 0)
-        self.budget = _OpenLease("lease_2", granted, 0, 1, held=200)
+        self.lease = OpenLease("lease_1", granted, 0, 1, held=held or 0)
+        self.budget = OpenLease("lease_2", granted, 0, 1, held=200)
         hold = None if held is None else Hold("acct", self.lease, held)
         self.queue = Queue()
         store: Any = None
