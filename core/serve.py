@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 from prometheus_client import CollectorRegistry
+from worldrouter.calls.files import open_more_files
 from worldrouter.calls.memory import reuse_memory
 from worldrouter.v1 import auth_pb2, auth_pb2_grpc
 
@@ -80,6 +81,7 @@ REFUSALS = (
 def run(config: Path | None, home: Home, overrides: Mapping[str, object], model: ModelServer | None = None) -> int:
     """Serve until a signal; the exit status. `model` may have begun already."""
     reuse_memory()
+    open_more_files()
     try:
         of_edge = {name: overrides[option] for option, name in _EDGE_OPTIONS.items() if option in overrides}
         of_core = {name: value for name, value in overrides.items() if name not in _EDGE_OPTIONS}

@@ -22,6 +22,7 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 from grpc_reflection.v1alpha._async import ReflectionServicer
 from prometheus_client import CollectorRegistry
+from worldrouter.calls.files import open_more_files
 from worldrouter.calls.memory import reuse_memory
 from worldrouter.v1 import (
     account_pb2_grpc,
@@ -359,6 +360,7 @@ def secrets_of(settings: Settings, environment: Mapping[str, str]) -> list[str]:
 def run(config: Path | None, home: Home, overrides: Mapping[str, object]) -> int:
     """`worldrouter core`: serve until a signal; the exit status."""
     reuse_memory()
+    open_more_files()
     try:
         source = source_of(config, os.environ, overrides, presets=False)
         settings = source.loaded

@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 import uvloop
 from prometheus_client import CollectorRegistry
+from worldrouter.calls.files import open_more_files
 from worldrouter.calls.memory import reuse_memory
 
 from edge.admin import start_admin
@@ -35,6 +36,7 @@ GC_THRESHOLD = 50_000
 async def run(settings: EdgeSettings) -> None:
     """Serve until SIGTERM (drain for `drain_s`) or SIGINT (5 s; a second one at once)."""
     reuse_memory()
+    open_more_files()
     registry = CollectorRegistry()
     channel = open_channel(settings)
     try:

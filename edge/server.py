@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import logging
 import socket
@@ -21,6 +22,7 @@ BACKLOG = 4096
 """With the default, 256 clients connecting at once wait a second for their first token."""
 ACCEPTS_PER_TURN = 64
 """Connections taken in one round of the event loop, at most."""
+TELL_AGAIN_S = 60.0
 SEND_BUFFER_BYTES = 65536
 """Of each socket: a stalled client absorbs 255 KiB with it, 3.8 MiB without."""
 READ_BUFFER_BYTES = 1 << 20
@@ -65,18 +67,28 @@ class Door:
         listener.setblocking(False)
         self._loop, self._listener, self._connect = loop, listener, connect
         self._entering: set[asyncio.Task[None]] = set()
+        self._silent_until_s = 0.0
 
     def let_in(self) -> Connection:
         """The protocol of a connection that the loop has accepted. Accepts those behind it as well."""
         for _ in range(ACCEPTS_PER_TURN - 1):
             try:
                 accepted, _ = self._listener.accept()
-            except OSError:  # mostly: nobody is there; what else is wrong the loop will meet itself
+            except BlockingIOError:  # nobody is there
+                break
+            except OSError as error:
+                self._tell(error)
                 break
             task = self._loop.create_task(self._enter(accepted))
             self._entering.add(task)
             task.add_done_callback(self._entering.discard)
         return self._connect()
+
+    def _tell(self, error: OSError) -> None:
+        """The log tells, now and then, that clients are turned away: libuv closes their connections in silence."""
+        if error.errno in (errno.EMFILE, errno.ENFILE) and self._loop.time() >= self._silent_until_s:
+            self._silent_until_s = self._loop.time() + TELL_AGAIN_S
+            _LOGGER.error("no more clients can connect: %s", error.strerror)
 
     async def _enter(self, accepted: socket.socket) -> None:
         try:

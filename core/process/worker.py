@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 import msgspec
 import uvloop
+from worldrouter.calls.files import open_more_files
 from worldrouter.calls.memory import reuse_memory
 
 from core.process.lifeline import end_with_parent
@@ -28,6 +29,7 @@ def main() -> int:
     order = msgspec.json.decode(line, type=Order)
     end_with_parent(order.parent)
     reuse_memory()
+    open_more_files()
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # reports are the only thing that anybody reads there
     started = False

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import os
+import resource
 import socket
 import struct
 import time
@@ -91,6 +92,21 @@ async def test_a_connection_that_cannot_be_made_is_closed(
             await door.closed()
     assert [accepted.fileno() for accepted in refused] == [-1]
     assert [record.levelname for record in caplog.records if record.name == "edge.server"] == ["DEBUG"]
+
+
+async def test_the_log_tells_that_clients_cannot_connect(edge: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Once, although it finds so at each try."""
+    crowd = _crowd(edge, 2 * ACCEPTS_PER_TURN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (crowd[-1].fileno() + 3, hard))
+        for _ in range(20):
+            await asyncio.sleep(0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for client in crowd:
+            client.close()
+    assert [record.getMessage() for record in caplog.records] == ["no more clients can connect: Too many open files"]
 
 
 @pytest.mark.parametrize("turns", TURNS)
