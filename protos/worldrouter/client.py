@@ -47,8 +47,9 @@ if TYPE_CHECKING:  # these names exist for type checkers only
     from worldrouter.v1.raw_chat_pb2_grpc import RawChatServiceAsyncStub
     from worldrouter.v1.routing_pb2_grpc import RoutingServiceAsyncStub
 
-MAX_MESSAGE_BYTES: Final = 32 * 2**20
-"""Largest message, sent or received. The core's own limit on a request is lower: 10 MiB by default."""
+MAX_MESSAGE_BYTES: Final = 64 * 2**20
+"""Largest message, sent or received: an answer may have 59 MiB, and one that is not taken was charged all the same. The
+core's own limit on a request is lower: 10 MiB by default."""
 
 _Stub = TypeVar("_Stub")
 _Metadata = Iterable[tuple[str, str | bytes]]

@@ -17,7 +17,7 @@ import grpc.aio
 import pytest
 import trustme
 from grpc_health.v1.health_pb2 import HealthCheckResponse
-from worldrouter.client import AsyncClient, Client, ErrorInfo, error_info
+from worldrouter.client import MAX_MESSAGE_BYTES, AsyncClient, Client, ErrorInfo, error_info
 from worldrouter.v1.auth_pb2 import CreateApiKeyRequest
 from worldrouter.v1.chat_pb2 import (
     ChatCompletionParams,
@@ -26,6 +26,8 @@ from worldrouter.v1.chat_pb2 import (
     StreamChatCompletionRequest,
 )
 from worldrouter.v1.raw_chat_pb2 import CreateRawCompletionRequest
+
+from core.chat.exchange import MAX_ANSWER_BYTES
 
 PARAMS = ChatCompletionParams(model="m", messages=[ChatMessage(role="user", content="one two")])
 CREATE = CreateChatCompletionRequest(params=PARAMS)
@@ -138,6 +140,11 @@ def test_large_requests_are_retried(core: Any) -> None:
         body = bytes(3 * 2**20)
         assert client.raw_chat.CreateRawCompletion(CreateRawCompletionRequest(body=body), timeout=10).body == body
     assert len(core.seen) == 2
+
+
+def test_the_largest_answer_is_taken() -> None:
+    """What a core charges for fits the messages that a client takes, with what is said of it."""
+    assert MAX_MESSAGE_BYTES >= MAX_ANSWER_BYTES + 2**20
 
 
 def test_changes_are_not_retried(core: Any) -> None:

@@ -49,9 +49,7 @@ class ChatServiceStub:
     that the message of an answer can be sent back.
 
     A request may hold 10,000 messages, parts, tools and other messages of this
-    package together.
-
-    Metadata, both ways, is RawChatService's.
+    package together. Metadata, both ways, and sizes are RawChatService's.
     """
 
     def __init__(self, channel):
@@ -96,9 +94,7 @@ class ChatServiceServicer:
     that the message of an answer can be sent back.
 
     A request may hold 10,000 messages, parts, tools and other messages of this
-    package together.
-
-    Metadata, both ways, is RawChatService's.
+    package together. Metadata, both ways, and sizes are RawChatService's.
     """
 
     def CreateChatCompletion(self, request, context):
@@ -165,9 +161,7 @@ class ChatService:
     that the message of an answer can be sent back.
 
     A request may hold 10,000 messages, parts, tools and other messages of this
-    package together.
-
-    Metadata, both ways, is RawChatService's.
+    package together. Metadata, both ways, and sizes are RawChatService's.
     """
 
     @staticmethod

@@ -50,9 +50,7 @@ class ChatServiceStub:
     that the message of an answer can be sent back.
 
     A request may hold 10,000 messages, parts, tools and other messages of this
-    package together.
-
-    Metadata, both ways, is RawChatService's.
+    package together. Metadata, both ways, and sizes are RawChatService's.
     """
 
     @_typing.overload
@@ -96,9 +94,7 @@ class ChatServiceAsyncStub(ChatServiceStub):
     that the message of an answer can be sent back.
 
     A request may hold 10,000 messages, parts, tools and other messages of this
-    package together.
-
-    Metadata, both ways, is RawChatService's.
+    package together. Metadata, both ways, and sizes are RawChatService's.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -138,9 +134,7 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     that the message of an answer can be sent back.
 
     A request may hold 10,000 messages, parts, tools and other messages of this
-    package together.
-
-    Metadata, both ways, is RawChatService's.
+    package together. Metadata, both ways, and sizes are RawChatService's.
     """
 
     @_abc_1.abstractmethod

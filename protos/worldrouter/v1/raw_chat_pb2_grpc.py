@@ -41,6 +41,10 @@ class RawChatServiceStub:
     error before the upstream was called "x-request-id" stands in the trailers.
     Request metadata: "authorization" is required, "x-request-id" is kept as the
     client's own id (512 printable characters at most, cut there).
+
+    An answer has 59 MiB at most; let clients receive messages of 64 MiB. Most
+    gRPC libraries take 4 MiB by default, and an answer that a client does not
+    take has been charged.
     """
 
     def __init__(self, channel):
@@ -77,6 +81,10 @@ class RawChatServiceServicer:
     error before the upstream was called "x-request-id" stands in the trailers.
     Request metadata: "authorization" is required, "x-request-id" is kept as the
     client's own id (512 printable characters at most, cut there).
+
+    An answer has 59 MiB at most; let clients receive messages of 64 MiB. Most
+    gRPC libraries take 4 MiB by default, and an answer that a client does not
+    take has been charged.
     """
 
     def CreateRawCompletion(self, request, context):
@@ -135,6 +143,10 @@ class RawChatService:
     error before the upstream was called "x-request-id" stands in the trailers.
     Request metadata: "authorization" is required, "x-request-id" is kept as the
     client's own id (512 printable characters at most, cut there).
+
+    An answer has 59 MiB at most; let clients receive messages of 64 MiB. Most
+    gRPC libraries take 4 MiB by default, and an answer that a client does not
+    take has been charged.
     """
 
     @staticmethod

@@ -42,6 +42,10 @@ class RawChatServiceStub:
     error before the upstream was called "x-request-id" stands in the trailers.
     Request metadata: "authorization" is required, "x-request-id" is kept as the
     client's own id (512 printable characters at most, cut there).
+
+    An answer has 59 MiB at most; let clients receive messages of 64 MiB. Most
+    gRPC libraries take 4 MiB by default, and an answer that a client does not
+    take has been charged.
     """
 
     @_typing.overload
@@ -77,6 +81,10 @@ class RawChatServiceAsyncStub(RawChatServiceStub):
     error before the upstream was called "x-request-id" stands in the trailers.
     Request metadata: "authorization" is required, "x-request-id" is kept as the
     client's own id (512 printable characters at most, cut there).
+
+    An answer has 59 MiB at most; let clients receive messages of 64 MiB. Most
+    gRPC libraries take 4 MiB by default, and an answer that a client does not
+    take has been charged.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -108,6 +116,10 @@ class RawChatServiceServicer(metaclass=_abc_1.ABCMeta):
     error before the upstream was called "x-request-id" stands in the trailers.
     Request metadata: "authorization" is required, "x-request-id" is kept as the
     client's own id (512 printable characters at most, cut there).
+
+    An answer has 59 MiB at most; let clients receive messages of 64 MiB. Most
+    gRPC libraries take 4 MiB by default, and an answer that a client does not
+    take has been charged.
     """
 
     @_abc_1.abstractmethod
