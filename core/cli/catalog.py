@@ -71,12 +71,14 @@ def _print_models(found: list[routing_pb2.Model], as_json: bool) -> None:
     if as_json:
         print_json([_model_json(model) for model in found])
         return
-    columns = ["MODEL", "USD/M IN", "USD/M CACHED", "USD/M OUT", "MAX OUT", "CONTEXT", "PUBLIC", "STREAMS"]
+    prices = ["USD/M IN", "USD/M CACHED", "USD/M CACHE WRITE", "USD/M OUT"]
+    columns = ["MODEL", *prices, "MAX OUT", "CONTEXT", "PUBLIC", "STREAMS"]
     rows = [
         [
             model.id,
             exact_price(model.price.input_pico_usd_per_token),
             exact_price(model.price.cache_read_pico_usd_per_token),
+            exact_price(model.price.cache_write_pico_usd_per_token),
             exact_price(model.price.output_pico_usd_per_token),
             str(model.max_output_token_count),
             str(model.context_token_count or "-"),
@@ -85,7 +87,7 @@ def _print_models(found: list[routing_pb2.Model], as_json: bool) -> None:
         ]
         for model in found
     ]
-    print_table(columns, rows, right=columns[1:6])
+    print_table(columns, rows, right=columns[1:7])
 
 
 def _print_endpoints(found: list[routing_pb2.Endpoint], as_json: bool) -> None:

@@ -95,6 +95,7 @@ def _print_record(record: metering_pb2.UsageRecord, as_json: bool) -> None:
     cost = f"{shown_usd(record.cost_nano_usd)} USD"
     if record.shortfall_nano_usd:
         cost += f"; {shown_usd(record.shortfall_nano_usd)} USD beyond what was held were not charged"
+    written = f", {usage.cache_write_token_count} written to the cache" if usage.cache_write_token_count else ""
     first = f"{record.time_to_first_token_ms} ms" if record.HasField("time_to_first_token_ms") else "none came"
     print_fields(
         {
@@ -107,7 +108,7 @@ def _print_record(record: metering_pb2.UsageRecord, as_json: bool) -> None:
             "endpoint": record.endpoint or "none answered",
             "status": " ".join(filter(None, [_status(record), record.error_reason])),
             "finish reason": record.finish_reason or "none",
-            "input": f"{usage.prompt_token_count} tokens, {usage.cached_token_count} of them cached",
+            "input": f"{usage.prompt_token_count} tokens, {usage.cached_token_count} of them cached{written}",
             "output": f"{usage.completion_token_count} tokens, {usage.reasoning_token_count} of them reasoning",
             "counted": "by estimate" if usage.estimated else "by the upstream",
             "cost": cost,

@@ -22,6 +22,7 @@ MODEL = routing_pb2.Model(
         input_pico_usd_per_token=2_500_000,
         output_pico_usd_per_token=10_000_000,
         cache_read_pico_usd_per_token=1_250_000,
+        cache_write_pico_usd_per_token=2_600_000,
     ),
     public=True,
     streaming=True,
@@ -45,7 +46,7 @@ def test_models_for_people_are_a_table(invoke: Callable[..., Any]) -> None:
     request = run.answer("RoutingService.ListModels", routing_pb2.ListModelsResponse(models=[MODEL]))
     assert request.page_size == 7
     line = run.result().stdout.splitlines()[1]
-    assert line.split() == ["gpt-4o", "2.500000", "1.250000", "10.000000", "16384", "-", "yes", "yes"]
+    assert line.split() == ["gpt-4o", "2.500000", "1.250000", "2.600000", "10.000000", "16384", "-", "yes", "yes"]
 
 
 @pytest.mark.parametrize("form", [[], ["--json"]])

@@ -51,9 +51,11 @@ def test_the_id_of_a_completion_names_its_request(invoke: Callable[..., Any]) ->
     assert "first token    none came" in lines
     assert "key            the operator's" in lines
     run = invoke("usage", "req_1")
-    run.answer("MeteringService.GetUsageRecord", record(shortfall_nano_usd=2_000))
+    written = types_pb2.Usage(cache_write_token_count=5)
+    run.answer("MeteringService.GetUsageRecord", record(shortfall_nano_usd=2_000, usage=written))
     lines = run.result().stdout.splitlines()
     assert "cost           0.000012 USD; 0.000002 USD beyond what was held were not charged" in lines
+    assert "input          12 tokens, 0 of them cached, 5 written to the cache" in lines
 
 
 def test_a_failed_request_shows_why(invoke: Callable[..., Any]) -> None:
