@@ -348,6 +348,19 @@ async def test_an_error_in_the_middle_of_an_answer_says_what_it_is(router: Any) 
     assert failure.message == "The answer broke off: took too long"
 
 
+async def test_usage_that_a_failed_endpoint_reported_is_not_charged(router: Any) -> None:
+    """A caller that goes away while the next one is asked pays for the input, as that one would count it."""
+    usage = '{"choices":[],"usage":{"prompt_tokens":5000,"completion_tokens":1}}'
+    router.scripted("p1", raw=[f'data: {usage}\n\ndata: {{"error":{{}}}}\n\n'])
+    router.scripted("p2", fault="no_head")
+    waiting = asyncio.ensure_future(router.chunks({"model": "two"}))
+    await router.running()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    row = await router.row()
+    assert (row["endpoint"], row["estimated"], row["completion_tokens"]) == ("e2", True, 0)
+
+
 async def test_no_other_endpoint_is_tried_after_the_first_delta(router: Any) -> None:
     """Half an answer is not continued by another model's."""
     router.scripted("p1", fault="cut", fault_after=2)
