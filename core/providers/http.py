@@ -161,7 +161,7 @@ class HttpPool:
                 reply.begin(connection)
             else:
                 connection.abort()
-        elif reply.is_waiting:
+        else:
             failure = ConnectFailed("The upstream could not be reached.")
             failure.__cause__ = error
             reply.broke(failure)

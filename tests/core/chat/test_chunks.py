@@ -69,6 +69,15 @@ def test_a_plain_stream_is_passed_on_under_our_name() -> None:
         assert each["system_fingerprint"] == 1
 
 
+def test_no_chunk_leaves_in_several_lines() -> None:
+    """The data of an event may; each of ours is a line of its own."""
+    one, out = rewriter(), list[bytes]()
+    for each in (ROLE, chunk({"content": "Hi"}), chunk({"content": "Ho"}), chunk({"content": "!"}, index=1)):
+        one.push(json.dumps(each, separators=(",", ":")).encode().replace(b'"delta":', b'\n"delta":\n'), out)
+    assert len(out) == 4
+    assert not [each for each in out if b"\n" in each]
+
+
 def test_usage_is_null_on_every_chunk_but_its_own() -> None:
     """With `include_usage` the last chunk has it and no choices; without it no chunk speaks of usage."""
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3, "cost": 0.25}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,8 @@ import grpc.aio
 import pytest
 from worldrouter.v1 import auth_pb2, auth_pb2_grpc, maintenance_pb2, maintenance_pb2_grpc, routing_pb2, routing_pb2_grpc
 
-from core.reload import source_of
+from core.reload import Reloaded, Reloader, source_of
+from storage.errors import CommitUnknown, StoreUnavailable
 
 FILE = """\
 version = 3
@@ -192,3 +194,53 @@ async def test_without_a_file_there_is_nothing_to_load(core: Any) -> None:
     """And that is said."""
     with pytest.raises(grpc.aio.AioRpcError, match="no configuration file"):
         await Reloadable(core, Path()).tell()
+
+
+class Applying:
+    """A reloader whose configuration takes effect when `go` is set, or fails so; `begun` counts, `done` too."""
+
+    def __init__(self, file: Path, failure: Exception | None = None) -> None:
+        file.write_text(FILE)
+        self.reloader = Reloader(source_of(file, {}, {}, presets=False), {}, self.apply)
+        self.failure = failure
+        self.go = asyncio.Event()
+        self.begun = self.done = 0
+
+    async def apply(self, _: Reloaded) -> None:
+        self.begun += 1
+        await self.go.wait()
+        if self.failure is not None:
+            raise self.failure
+        self.done += 1
+
+
+async def test_a_reload_goes_on_without_its_caller_and_the_next_one_waits(tmp_path: Path) -> None:
+    """Left half done, the database would know of what this core does not serve."""
+    made = Applying(tmp_path / "worldrouter.toml")
+    first, second = [asyncio.ensure_future(made.reloader.reload()) for _ in range(2)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert made.begun == 1
+    made.go.set()
+    await second
+    assert made.done == 2
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [
+        (StoreUnavailable("no answer"), "nothing has changed: no answer"),
+        (CommitUnknown("no answer"), "others may find it entered; load it again: no answer"),
+        (RuntimeError("a bug"), "The configuration was not loaded again"),
+    ],
+)
+async def test_a_reload_by_signal_raises_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, failure: Exception, told: str
+) -> None:
+    """The task that it runs in must not end; the log says what came of it."""
+    made = Applying(tmp_path / "worldrouter.toml", failure)
+    made.go.set()
+    await made.reloader.reload_anyhow()
+    assert told in caplog.text
