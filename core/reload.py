@@ -98,8 +98,13 @@ class Reloader:
         """
         task = asyncio.get_running_loop().create_task(self._reload())
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return await asyncio.shield(task)
+
+    def _ended(self, task: asyncio.Task[Reloaded]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # it was logged; whoever waited may be gone
 
     async def _reload(self) -> Reloaded:
         async with self._reloading:

@@ -69,6 +69,12 @@ def test_a_plain_stream_is_passed_on_under_our_name() -> None:
         assert each["system_fingerprint"] == 1
 
 
+def test_an_empty_list_of_tool_calls_is_left_out() -> None:
+    """OpenAI sends none, and some clients take it for the beginning of a call."""
+    out, _ = passed([ROLE, chunk({"content": "Hi", "tool_calls": []}), STOP])
+    assert out[1]["choices"][0]["delta"] == {"content": "Hi"}
+
+
 def test_no_chunk_leaves_in_several_lines() -> None:
     """The data of an event may; each of ours is a line of its own."""
     one, out = rewriter(), list[bytes]()

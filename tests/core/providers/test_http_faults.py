@@ -341,6 +341,20 @@ async def test_giving_up_at_any_turn_of_the_loop_leaves_nothing(far_end: Any, cl
     await until(lambda: descriptor_count() <= before)
 
 
+async def test_closing_at_any_turn_of_the_loop_leaves_nothing(far_end: Any, complaints: list[Any]) -> None:
+    """The client's end waits for no call, wherever between connecting and being idle again it is."""
+    origin = await far_end.answer(OK)
+    for turns in range(20):
+        client = HttpClient()
+        reply = send(client.pool(origin))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(2):
+            await client.close()
+        reply.close()
+    await until(lambda: far_end.open_count == 0)
+
+
 async def test_giving_up_on_a_tls_handshake_leaves_nothing(far_end: Any, client: HttpClient) -> None:
     """A call closed while TLS is being negotiated closes its socket."""
 

@@ -228,6 +228,18 @@ async def test_a_reload_goes_on_without_its_caller_and_the_next_one_waits(tmp_pa
     assert made.done == 2
 
 
+async def test_a_reload_that_fails_when_nobody_waits_is_no_complaint(tmp_path: Path, complaints: list[Any]) -> None:
+    """Of the event loop: the log has it already."""
+    made = Applying(tmp_path / "worldrouter.toml", StoreUnavailable("no answer"))
+    waiting = asyncio.ensure_future(made.reloader.reload())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    made.go.set()
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize(
     ("failure", "told"),
     [
