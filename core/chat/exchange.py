@@ -303,7 +303,7 @@ class Exchange:
         dispatch = self.dispatch
         if dispatch is None or dispatch.endpoint is None or not dispatch.taken:
             return False
-        if self._cut is not None or self._failure is not None or self._is_settled():
+        if self._cut is not None or self._is_settled():
             return False
         return dispatch.endpoint.provider in self._offer.drained_providers
 

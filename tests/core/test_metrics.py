@@ -92,6 +92,13 @@ def test_histograms_are_cumulative(metrics: Metrics, value: Any) -> None:
     assert value("worldrouter_request_seconds_count", model="m") == 4
 
 
+def test_an_answer_of_one_token_has_no_pace(metrics: Metrics, value: Any) -> None:
+    """There is no token after the first."""
+    metrics.chat(record(completion_tokens=1))
+    assert value("worldrouter_time_per_output_token_seconds_count", model="m") == 0
+    assert value("worldrouter_time_to_first_token_seconds_count", model="m") == 1
+
+
 def test_a_charge_that_turns_out_smaller_is_counted_as_it_is(metrics: Metrics, value: Any) -> None:
     """What the house pays at once; the sum of charges never goes back, but does not grow until it is true again."""
     metrics.chat(record(cost_nano_usd=100))

@@ -212,6 +212,14 @@ def test_no_bytes_break_it(data: bytes, frame: bytes) -> None:
         shown(frame % data)
 
 
+def test_what_is_half_characters_is_no_answer() -> None:
+    """Each takes time to replace, and megabytes have room for a million."""
+    message = b'{"choices":[{"message":{"content":"%b"},"finish_reason":"stop"}]}'
+    read_answer(message % (rb"\ud83d" * 1_000))
+    with pytest.raises(UpstreamFailed):
+        read_answer(message % (rb"\ud83d" * 1_001))
+
+
 @pytest.mark.parametrize(
     ("escaped", "text"),
     [

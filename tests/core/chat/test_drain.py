@@ -71,6 +71,16 @@ async def test_a_stream_dropped_between_two_messages_is_read_on(router: Any) -> 
         assert (row["status"], row["estimated"], row["amount_nano_usd"]) == ("client_gone", False, 9_000)
 
 
+async def test_of_a_complete_answer_nothing_is_read_on(router: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Its caller leaves with all of it."""
+    stream = router.stream({"model": "drained"})
+    while b'"stop"' not in (await anext(stream))[-1]:
+        pass
+    await stream.aclose()
+    assert (router.pipeline.in_flight, caplog.records) == (0, [])
+    assert (await router.row())["status"] == "complete"
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_other_upstreams_are_ended(router: Any, stream: bool) -> None:
     """It is the policy of the upstream at work that counts, not of the model's first."""
@@ -183,6 +193,16 @@ async def test_only_so_many_are_read_on_at_once(router: Any) -> None:
     await leave(late)
     assert router.pipeline.in_flight == 1
     await ended(router)
+
+
+async def test_nothing_is_read_on_for_a_revoked_key(router: Any) -> None:
+    """Though its caller leaves at the same moment."""
+    task = begin(router, SLOW, stream=True)
+    await router.running()
+    router.pipeline.cut_key("key_1")
+    await leave(task)
+    assert router.pipeline.in_flight == 0
+    assert (await router.row())["status"] == "revoked"
 
 
 async def test_a_revoked_key_ends_what_is_read_on(router: Any) -> None:

@@ -201,8 +201,10 @@ async def test_idle_connections_are_closed_in_time(far_end: Any, complaints: lis
 async def test_a_limit_of_connections_refuses_at_once(far_end: Any, complaints: list[Any]) -> None:
     """A request above the limit fails as rate limited rather than wait; one after it is served."""
     client = HttpClient()
-    pool = client.pool(await far_end.answer(OK), 1)
+    origin = await far_end.answer(OK)
+    pool, other = client.pool(origin, 1), client.pool(origin)
     first, second = send(pool), send(pool)
+    assert (await ask(other))[1] == b"{}"  # of another provider at the same place
     with pytest.raises(RateLimited) as caught:
         await second.head()
     assert caught.value.retry_after_s == 1.0
