@@ -336,7 +336,7 @@ class Exchange:
             self.finish_reasons = self.answer.finish_reasons
             return
         rewriter = self.rewriter or self._begin_stream()
-        while await self._read_chunks(rewriter, first=self.first_token_s is None):
+        while await self._read_chunks(rewriter, first=False):
             if self.first_token_s is None:
                 self.first_token_s = self.pipeline.clock()
         rewriter.check_complete()

@@ -117,6 +117,8 @@ def test_failures_of_upstreams_are_counted_by_reason(metrics: Metrics, value: An
     metrics.chat(record(status="upstream_failed", error_reason="UPSTREAM_ERROR"))
     metrics.chat(record(status="refused", error_reason="MODEL_NOT_FOUND", model="", provider="", attempts=0))
     assert value("worldrouter_upstream_errors_total", model="m", provider="p", reason="UPSTREAM_ERROR") == 1
+    metrics.chat(record(status="refused", error_reason="RATE_LIMIT_EXCEEDED", provider="", attempts=0))
+    assert value("worldrouter_upstream_errors_total", model="m", provider="", reason="RATE_LIMIT_EXCEEDED") is None
     assert value("worldrouter_requests_total", model="", provider="", status="refused", stream="true") == 1
     assert value("worldrouter_tokens_total", model="", kind="prompt") is None
 

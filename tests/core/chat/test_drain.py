@@ -107,7 +107,7 @@ async def test_a_refusal_after_the_caller_left_is_free(router: Any, stream: bool
 
 
 @pytest.mark.parametrize(
-    ("fault", "after", "tokens"), [("head_cut", 0, 0), ("cut", 0, 0), ("cut", 3, 2), ("no_finish", 3, 2)]
+    ("fault", "after", "tokens"), [("head_cut", 0, 0), ("cut", 0, 0), ("cut", 3, 2), ("no_finish", 3, 2), ("no_finish", 0, 0)]
 )
 async def test_a_failure_while_it_is_read_on_is_the_upstreams(router: Any, fault: str, after: int, tokens: int) -> None:
     """Free before the first token; then what it said is charged, by estimate."""
@@ -119,6 +119,21 @@ async def test_a_failure_while_it_is_read_on_is_the_upstreams(router: Any, fault
     assert row["status"] == "client_gone"
     assert row["amount_nano_usd"] == row["prompt_tokens"] * IN + tokens * OUT
     assert (row["prompt_tokens"] > 0) is (tokens > 0)
+
+
+async def test_a_bug_of_ours_is_free(router: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And ends it."""
+
+    def broken(body: bytes) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("core.chat.exchange.read_answer", broken)
+    task = begin(router, SLOW, stream=False)
+    await router.running()
+    await leave(task)
+    await ended(router)
+    row = await router.row()
+    assert (row["status"], row["amount_nano_usd"]) == ("internal_error", 0)
 
 
 async def test_an_answer_without_usage_is_estimated(router: Any) -> None:

@@ -126,6 +126,20 @@ async def test_informational_answers_are_skipped(far_end: Any, client: HttpClien
     assert (head, body) == (Head(200, "application/json", None), b"{}")
 
 
+async def test_an_informational_answer_that_comes_alone_is_waited_past(far_end: Any, client: HttpClient) -> None:
+    """The call has no head before the answer's own."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await far_end.request(reader)
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await asyncio.sleep(0.05)
+        writer.write(OK)
+        await reader.read()
+
+    head, _ = await ask(client.pool(await far_end.serve(handle)))
+    assert head.status == 200
+
+
 async def test_redirects_are_not_followed(far_end: Any, client: HttpClient) -> None:
     """A redirect is an answer like any other; nobody goes where it points."""
     answer = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
