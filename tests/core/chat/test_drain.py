@@ -107,7 +107,8 @@ async def test_a_refusal_after_the_caller_left_is_free(router: Any, stream: bool
 
 
 @pytest.mark.parametrize(
-    ("fault", "after", "tokens"), [("head_cut", 0, 0), ("cut", 0, 0), ("cut", 3, 2), ("no_finish", 3, 2), ("no_finish", 0, 0)]
+    ("fault", "after", "tokens"),
+    [("head_cut", 0, 0), ("cut", 0, 0), ("cut", 3, 2), ("no_finish", 3, 2), ("no_finish", 0, 0)],
 )
 async def test_a_failure_while_it_is_read_on_is_the_upstreams(router: Any, fault: str, after: int, tokens: int) -> None:
     """Free before the first token; then what it said is charged, by estimate."""
