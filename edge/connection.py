@@ -179,7 +179,6 @@ class Connection(web.RequestHandler):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's: whether the connection stays
         """The client sends no more. It may yet wait for its answers; if it is gone, it resets what it is sent."""
-        self._part()
         content = self._messages[-1][1] if self._messages else self.content
         if self._is_idle or self._close or content is None or not content.is_eof():
             return False

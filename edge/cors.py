@@ -48,7 +48,7 @@ class Cors:
             request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
         ) -> web.StreamResponse:
             asked = request.headers
-            if request.method != "OPTIONS" or "Origin" not in asked or REQUEST_METHOD not in asked:
+            if request.method != "OPTIONS" or REQUEST_METHOD not in asked:
                 return await handler(request)
             return web.Response(status=204, headers=leave if ALLOW_ORIGIN in self.headers(asked) else None)
 

@@ -169,7 +169,7 @@ class Problems:
         if retry_after_s is None and status in RETRIED:
             retry_after_s = 1
         code, param = extra.pop("code", "") or code, extra.pop("param", "") or None
-        limits = _rate_limits(error) if status == 429 else {}
+        limits = _rate_limits(error)
         return Problem(status, kind, code, message or code, request_id, param, retry_after_s, extra, limits)
 
     def _bland(self, request_id: str) -> str:

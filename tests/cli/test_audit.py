@@ -85,7 +85,9 @@ def test_an_export_is_json_lines(invoke: Callable[..., Any]) -> None:
     _, call = run.stream("MeteringService.ExportLedger")
     call.send_initial_metadata(())
     call.send_response(metering_pb2.ExportLedgerResponse(field_names=["id", "note", "amount"]))
-    account = metering_pb2.ExportedAccount(account_id="a", kind="user", available_nano_usd=2**60, chained_entry_count=1)
+    account = metering_pb2.ExportedAccount(
+        account_id="a", kind="user", available_nano_usd=-(2**60), chained_entry_count=1
+    )
     call.send_response(metering_pb2.ExportLedgerResponse(accounts=[account]))
     entry = metering_pb2.ExportedEntry(account_id="a", position=1, hash=b"\x01\xff", content_json=f'[1,"é",{2**53}]')
     call.send_response(metering_pb2.ExportLedgerResponse(entries=[entry]))
@@ -96,7 +98,7 @@ def test_an_export_is_json_lines(invoke: Callable[..., Any]) -> None:
             "type": "account",
             "account_id": "a",
             "kind": "user",
-            "available_nano_usd": str(2**60),
+            "available_nano_usd": str(-(2**60)),
             "held_nano_usd": 0,
             "chained_entry_count": 1,
             "chain_hash": "",

@@ -29,8 +29,10 @@ def part(content: bytes) -> maintenance_pb2.ExportDatabaseResponse:
 
 
 def test_a_backup_is_a_file_of_its_owner(invoke: Callable[..., Any], home: Home, tmp_path: Path) -> None:
-    """Its parts one after the other; the output says what is in it and what is needed beside it."""
+    """Its parts one after the other; the output says what is in it and what is needed beside it. What is left of one
+    that was killed is no obstacle."""
     file = tmp_path / "backup"
+    file.with_name("backup.unfinished").write_text("left behind")
     run = invoke("backup", str(file))
     _, call = run.stream(METHOD)
     call.send_initial_metadata(())

@@ -8,8 +8,12 @@ from typing import Any
 
 import grpc
 import pytest
+from click.testing import CliRunner
 from google.protobuf.message import Message
-from worldrouter.v1 import chat_pb2, routing_pb2, types_pb2
+from worldrouter.v1 import chat_pb2, chat_pb2_grpc, routing_pb2, types_pb2
+
+from core.cli import cli
+from core.cli.session import Session
 
 pytestmark = pytest.mark.timeout(20)
 
@@ -145,6 +149,19 @@ def test_an_answer_cut_short_ends_in_an_error(invoke: Callable[..., Any], traile
     assert result.exit_code == 1
     assert result.stderr == "Error: The upstream cut the answer (UPSTREAM_ERROR, request req_1)\n"
     assert result.stdout in ("Half an\n", "")  # grpcio-testing may drop what an error overtakes
+
+
+def test_an_error_stands_on_a_line_of_its_own(serve_grpc: Callable[..., str], session: Session) -> None:
+    """Below the answer that it cut."""
+
+    class Chat(chat_pb2_grpc.ChatServiceServicer):
+        def StreamChatCompletion(self, request: Any, context: Any) -> Any:
+            yield deltas("Half an")
+            context.abort(grpc.StatusCode.UNAVAILABLE, "cut")
+
+    target = serve_grpc(lambda server: chat_pb2_grpc.add_ChatServiceServicer_to_server(Chat(), server))
+    result = CliRunner().invoke(cli, ["chat", "--model", "m", "x", "--grpc", target], obj=session)
+    assert (result.exit_code, result.stdout) == (1, "Half an\n")
 
 
 def test_a_lost_connection_still_names_the_request(invoke: Callable[..., Any]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,24 @@ class Metering(metering_pb2_grpc.MeteringServiceServicer):
 
     def __init__(self) -> None:
         self.credentials: list[Any] = []
+        self.waits_s: list[float] = []
 
     def GetBalance(
         self, request: metering_pb2.GetBalanceRequest, context: grpc.ServicerContext
     ) -> metering_pb2.Balance:
         self.credentials.append(dict(context.invocation_metadata())["authorization"])
+        self.waits_s.append(context.time_remaining())
         return metering_pb2.Balance(account_id="default", balance_nano_usd=1_000_000_000)
+
+    def Audit(self, request: metering_pb2.AuditRequest, context: grpc.ServicerContext) -> metering_pb2.AuditResponse:
+        self.waits_s.append(context.time_remaining())
+        return metering_pb2.AuditResponse()
+
+    def ExportLedger(
+        self, request: metering_pb2.ExportLedgerRequest, context: grpc.ServicerContext
+    ) -> Iterator[metering_pb2.ExportLedgerResponse]:
+        self.waits_s.append(context.time_remaining())
+        yield metering_pb2.ExportLedgerResponse()
 
     def add(self, server: grpc.Server) -> None:
         metering_pb2_grpc.add_MeteringServiceServicer_to_server(self, server)
@@ -82,6 +95,17 @@ def test_the_environment_stands_in_for_options(
     behind = ["balance", "--home", str(home.path)]
     assert CliRunner(env=environment).invoke(cli, behind, obj=session).exit_code == 0
     assert core.credentials == ["Bearer other-token", *["Bearer operator-token-of-the-tests"] * 2]
+
+
+def test_what_takes_long_is_awaited_long(serve_grpc: Callable[..., str], session: Session) -> None:
+    """Half a minute for a look, half an hour for what goes through the whole ledger; nothing is awaited for ever."""
+    core = Metering()
+    session = replace(session, grpc_target=serve_grpc(core.add))
+    for arguments in (["balance"], ["audit"], ["ledger", "export"]):
+        assert CliRunner().invoke(cli, arguments, obj=session).exit_code == 0
+    look_s, *long_s = core.waits_s  # about what was set: gRPC rounds it on the way
+    assert 0 < look_s < 60
+    assert all(600 < wait_s < 3600 for wait_s in long_s)
 
 
 def test_a_unix_socket_is_an_address(serve_grpc: Callable[..., str], session: Session, tmp_path: Path) -> None:
@@ -174,6 +198,16 @@ def test_tls_with_client_certificates(serve_grpc: Callable[..., str], session: S
     assert len(core.credentials) == 1
 
 
+def test_our_certificate_alone_is_tls_too(session: Session, tmp_path: Path) -> None:
+    """Without --ca the authorities that everybody trusts vouch for the core, and nothing goes out in plain text."""
+    ours = trustme.CA().issue_cert("client.test")
+    ours.cert_chain_pems[0].write_to_path(str(tmp_path / "cert"))
+    ours.private_key_pem.write_to_path(str(tmp_path / "key"))
+    session = replace(session, grpc_target="core.example.com:50051", cert=tmp_path / "cert")
+    with replace(session, client_key=tmp_path / "key").connect() as core:
+        assert core.target == "core.example.com:50051"
+
+
 def test_half_a_certificate_is_wrong_usage(session: Session, tmp_path: Path) -> None:
     """--cert without --client-key says that they belong together."""
     result = balance(session, "--cert", str(tmp_path / "cert"))
@@ -200,7 +234,7 @@ def test_a_core_that_knows_no_such_call_is_an_error_of_one_line(
 
 @pytest.mark.parametrize(
     "target",
-    ["unix:core.sock", "127.0.0.1:1", "localhost:1", "[::1]:1", "dns:///localhost:1"],
+    ["unix:core.sock", "unix-abstract:core", "127.0.0.1:1", "localhost:1", "[::1]:1", "dns:///localhost:1"],
 )
 def test_local_addresses(target: str) -> None:
     """Unix sockets and loopback never leave this machine."""

@@ -97,6 +97,16 @@ def test_a_healthy_router_passes_every_check(invoke: Callable[..., Any]) -> None
 
 
 @pytest.mark.usefixtures("running")
+def test_the_edge_is_asked_without_a_proxy(invoke: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the environment says, its address is its own."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    run = invoke("doctor")
+    answer_all(run)
+    assert run.result().exit_code == 0
+
+
+@pytest.mark.usefixtures("running")
 def test_json_says_it_in_one_object(invoke: Callable[..., Any]) -> None:
     """A script gets `ok` and the checks."""
     run = invoke("doctor", "--json")
@@ -137,12 +147,26 @@ def test_a_stale_ready_file_is_noticed(invoke: Callable[..., Any], home: Home) -
     assert "which is gone" in outcomes(invoke("doctor", "--json"))["process"]["detail"]
 
 
+def test_a_process_of_somebody_else_lives(
+    invoke: Callable[..., Any], home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may not be signalled, which says that it is there."""
+
+    def kill(pid: int, signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("core.cli.checks.os.kill", kill)
+    run = invoke("doctor", "--json")
+    run.refuse("Health.Check", grpc.StatusCode.UNAVAILABLE, "gone")
+    assert outcomes(run)["process"]["outcome"] == "ok"
+
+
 def test_a_state_folder_open_to_others_is_noticed(invoke: Callable[..., Any], home: Home) -> None:
     """A folder or a token that others may read fails, with the command that mends it."""
     home.remove_ready()
-    home.operator_token.chmod(0o644)
+    home.operator_token.chmod(0o640)
     assert outcomes(invoke("doctor", "--json"))["state folder"]["mend"] == f"`chmod 600 {home.operator_token}`"
-    home.path.chmod(0o755)
+    home.path.chmod(0o750)
     assert outcomes(invoke("doctor", "--json"))["state folder"]["mend"] == f"`chmod 700 {home.path}`"
 
 
@@ -172,9 +196,18 @@ def test_every_failed_check_says_how_to_mend_it(invoke: Callable[..., Any], trai
     found = outcomes(run)
     assert {name: found[name]["outcome"] for name in CHECKS[3:]} == dict.fromkeys(CHECKS[3:], "failed")
     assert found["database"]["detail"] == "Down (SERVICE_UNAVAILABLE, request req_1)"
+    assert all(found[name]["mend"] for name in CHECKS[3:])
     assert found["balance"]["mend"] == "`worldrouter topup --usd 10`"
     assert "the provider fails" in found["chat"]["mend"]
     assert run.result().exit_code == 1
+
+
+@pytest.mark.usefixtures("running")
+def test_what_nobody_foresaw_is_in_the_log(invoke: Callable[..., Any]) -> None:
+    """A failure of any other kind says where to look."""
+    run = invoke("doctor", "--json")
+    run.refuse("Health.Check", grpc.StatusCode.UNKNOWN, "odd")
+    assert outcomes(run)["gRPC"]["mend"] == "see the router's log"
 
 
 @pytest.mark.usefixtures("running")
@@ -225,6 +258,7 @@ def test_a_core_elsewhere_has_no_state_folder_here(invoke: Callable[..., Any]) -
     found = outcomes(run)
     assert list(found) == CHECKS[2:] + EDGE_CHECKS
     assert {found[name]["outcome"] for name in EDGE_CHECKS} == {"skipped"}
+    assert run.result().exit_code == 0  # what was skipped did not fail
 
 
 @pytest.mark.usefixtures("running")

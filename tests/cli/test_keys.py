@@ -46,11 +46,12 @@ def test_create_sends_account_and_expiry(invoke: Callable[..., Any]) -> None:
     assert result.stderr == "Keep the secret now: it is not shown again.\n"
 
 
-def test_a_bad_expiry_is_wrong_usage(invoke: Callable[..., Any]) -> None:
-    """--expires-in takes a whole number and a unit, nothing else."""
-    result = invoke("keys", "create", "ci", "--expires-in", "soon").result()
+@pytest.mark.parametrize("end", ["soon", "90", "2027-01-31", "2027-01-31T00:00:00"])
+def test_a_bad_expiry_is_wrong_usage(invoke: Callable[..., Any], end: str) -> None:
+    """--expires-in takes a whole number and a unit, or a time that says its zone."""
+    result = invoke("keys", "create", "ci", "--expires-in", end).result()
     assert result.exit_code == 2
-    assert "'soon' is not a length of time such as 90d" in result.stderr
+    assert f"'{end}' is not a length of time such as 90d" in result.stderr
 
 
 def test_get_shows_how_to_recognise_a_key(invoke: Callable[..., Any]) -> None:
@@ -171,7 +172,7 @@ def test_every_error_is_one_line(
 
 
 def test_models_and_idempotency_keys_are_sent(invoke: Callable[..., Any]) -> None:
-    """--models makes a list, --idempotency-key names each change; a failure that may have done it names it too."""
+    """--models makes a list, --idempotency-key names each change."""
     once = ["--idempotency-key", "k"]
     run = invoke("keys", "create", "ci", "--models", "a,b*", *once, "--json")
     request = run.answer("AuthService.CreateApiKey", key(allowed_models=["a", "b*"]))
@@ -185,8 +186,27 @@ def test_models_and_idempotency_keys_are_sent(invoke: Callable[..., Any]) -> Non
         run = invoke("keys", *words, "key_1", *once)
         assert run.answer(f"AuthService.{method}", answer).idempotency_key == "k"
         assert run.result().exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, ""),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, ""),
+        (grpc.StatusCode.UNKNOWN, ""),
+        (grpc.StatusCode.INTERNAL, ""),
+        (grpc.StatusCode.CANCELLED, ""),
+        (grpc.StatusCode.UNAVAILABLE, "SERVICE_UNAVAILABLE"),
+        (grpc.StatusCode.INTERNAL, "INTERNAL_ERROR"),
+    ],
+)
+def test_a_change_that_may_have_been_made_names_its_key(
+    invoke: Callable[..., Any], trailers_of: Callable[..., Any], code: grpc.StatusCode, reason: str
+) -> None:
+    """Whatever leaves its outcome open, of gRPC's or of WorldRouter's."""
     run = invoke("keys", "create", "ci")
-    run.refuse("AuthService.CreateApiKey", grpc.StatusCode.UNAVAILABLE, "gone")
+    trailers = trailers_of(code, "gone", reason, "req_1") if reason else ()
+    run.refuse("AuthService.CreateApiKey", code, "gone", trailers=trailers)
     assert "it may have been done all the same: repeat it with --idempotency-key new-id" in run.result().stderr
 
 

@@ -168,3 +168,15 @@ def test_migrate_refuses_other_databases(
     assert result.exit_code == 1
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_no_password_is_shown(fresh: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `migrate` says of a database is where it is."""
+
+    async def migrate(url: str) -> None:
+        assert url.endswith("router:secret@db.example/worldrouter")
+
+    monkeypatch.setattr("storage.migrate.migrate", migrate)
+    url = "postgresql+asyncpg://router:secret@db.example/worldrouter"
+    result = CliRunner(env={"WORLDROUTER_DATABASE_URL": url}).invoke(cli, ["migrate"], obj=fresh)
+    assert result.output == "The database db.example/worldrouter has the schema of this version.\n"

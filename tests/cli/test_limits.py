@@ -36,6 +36,7 @@ SLOTS = limit_pb2.Limit(
         (["--requests", "60"], "REQUESTS", "MINUTE", 60),
         (["--tokens", "1000"], "TOKENS", "MINUTE", 1000),
         (["--concurrency", "4"], "CONCURRENCY", "NOW", 4),
+        (["--concurrency", "0"], "CONCURRENCY", "NOW", 0),
     ],
 )
 def test_set_sends_one_limit(

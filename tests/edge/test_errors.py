@@ -10,6 +10,8 @@ from typing import Any
 import aiohttp
 import grpc
 import pytest
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
 from worldrouter.v1 import error_reason_pb2
 
 from edge.errors import REASONS, Problems
@@ -33,6 +35,13 @@ STATUSES = {
     "SERVICE_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
 }
 """Reason by reason the gRPC status of `error_reason.proto`."""
+
+
+def _of_a_stranger() -> bytes:
+    """Details whose ErrorInfo is not WorldRouter's, as of a proxy between edge and core."""
+    details = [any_pb2.Any()]
+    details[0].Pack(error_details_pb2.ErrorInfo(reason="INVALID_API_KEY", domain="proxy.example"))
+    return bytes(status_pb2.Status(code=13, details=details).SerializeToString())
 
 
 @pytest.fixture(params=["grpc", "relay"])
@@ -98,6 +107,9 @@ async def test_the_cores_own_code_comes_first(core: Any, edge: Any, http: aiohtt
     failing(core, grpc.StatusCode.INVALID_ARGUMENT, "UPSTREAM_REJECTED", "No.", {"code": "context_length"})
     status, error, _ = await ask(http, edge)
     assert (status, error["code"], error["param"]) == (400, "context_length", None)
+    failing(core, grpc.StatusCode.INVALID_ARGUMENT, "UPSTREAM_REJECTED", "", {"code": "context_length"})
+    _, error, _ = await ask(http, edge)
+    assert error["message"] == "context_length"  # rather than nothing
 
 
 @pytest.mark.parametrize(("delay_ms", "seconds"), [(0, "0"), (1, "1"), (1000, "1"), (2500, "3"), (61_001, "62")])
@@ -160,9 +172,15 @@ async def test_a_500_is_bland_and_names_the_contact(core: Any, start_edge: Any, 
     ],
 )
 async def test_errors_that_the_library_made(
-    core: Any, edge: Any, http: aiohttp.ClientSession, code: grpc.StatusCode, status: int
+    core: Any,
+    edge: Any,
+    http: aiohttp.ClientSession,
+    caplog: pytest.LogCaptureFixture,
+    code: grpc.StatusCode,
+    status: int,
 ) -> None:
-    """Without ErrorInfo the status decides, its text stays inside, and none becomes a 401."""
+    """Without ErrorInfo the status decides, none becomes a 401, and the text is for the log. UNAVAILABLE alone is tried
+    again."""
 
     async def create(request: Any, context: Any) -> None:
         await context.abort(code, "ipv4:10.1.2.3:50051: internals")
@@ -173,12 +191,28 @@ async def test_errors_that_the_library_made(
     assert "10.1.2.3" not in error["message"]
     assert error["request_id"].startswith("edge-")
     assert ("Retry-After" in headers) == (status == 503)
+    assert (len(core.calls) > 1) == (code is grpc.StatusCode.UNAVAILABLE)
+    (record,) = (found for found in caplog.records if found.name == "edge.errors")
+    assert record.getMessage() == f"call of request {error['request_id']} failed: ipv4:10.1.2.3:50051: internals"
+    assert record.__dict__["grpc"] == code.name
+
+
+async def test_a_core_that_is_lost_under_a_call_has_named_it(core: Any, edge: Any, http: aiohttp.ClientSession) -> None:
+    """The id that came with initial metadata is the request's, whatever ended it."""
+
+    async def create(request: Any, context: Any) -> None:
+        await core.admit(context)
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+
+    core.create = create
+    status, error, _ = await ask(http, edge)
+    assert (status, error["request_id"]) == (503, "01k9zz2w8x5qv3d7m4t6c1b0ra")
 
 
 @pytest.mark.parametrize(
     ("trailer", "status"),
-    [(b"\xff\xff", 500), (b"", 500)],
-    ids=["not a Status", "empty"],
+    [(b"\xff\xff", 500), (b"", 500), (_of_a_stranger(), 500)],
+    ids=["not a Status", "empty", "of another domain"],
 )
 async def test_broken_details_are_no_details(
     core: Any, edge: Any, http: aiohttp.ClientSession, trailer: bytes, status: int
@@ -244,7 +278,9 @@ def test_an_answer_over_the_limit_is_ours() -> None:
     """An answer too large for the edge is a 500: the client did nothing wrong."""
     text = "Stream removed (CLIENT: Received message larger than max (9 vs. 8))"
     error = grpc.aio.AioRpcError(grpc.StatusCode.RESOURCE_EXHAUSTED, details=text)
-    assert Problems(lambda: "edge-1", None).of(error).status == 500
+    problems = Problems(lambda: "edge-1", None)
+    assert problems.of(error).status == 500
+    assert problems.own(418).status == 500  # as all that has no row
 
 
 @pytest.mark.parametrize("size", [100, 900_000])

@@ -104,6 +104,16 @@ async def test_a_client_that_goes_away_leaves_nothing(edge: Any, connect: Any, f
 
 
 @pytest.mark.usefixtures("large")
+async def test_a_client_that_says_no_more_gets_its_answer_alone(edge: Any, connect: Any) -> None:
+    """Nothing that asks whether it is still there gets into the answer."""
+    client = await stalled(edge, connect)
+    await until(lambda: room_of(edge).free_bytes < ROOM_BYTES)
+    client.writer.write_eof()
+    await asyncio.sleep(0.1)
+    assert await taken(client) == BODY
+
+
+@pytest.mark.usefixtures("large")
 async def test_without_a_place_for_files_the_client_is_cut(
     edge: Any, connect: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

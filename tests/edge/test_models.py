@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import aiohttp
@@ -120,3 +121,24 @@ async def test_a_model_that_is_not_there(core: Any, edge: Any, http: aiohttp.Cli
 def test_prices_are_exact_decimal_strings(pico_usd: int, text: str) -> None:
     """Picodollars become dollars without a float in between."""
     assert usd(pico_usd) == text
+
+
+async def test_a_client_that_goes_away_ends_its_call(core: Any, edge: Any, connect: Any) -> None:
+    """As of a chat: the core hears of it, and it is counted as no answer."""
+
+    async def list_models(request: Any, context: Any) -> Any:
+        await asyncio.sleep(30)
+
+    core.list_models = list_models
+    client = await connect(edge)
+    await client.send(b"GET /v1/models HTTP/1.1\r\nHost: e\r\n\r\n")
+    async with asyncio.timeout(5):
+        while not core.calls:  # noqa: ASYNC110 - nothing announces it
+            await asyncio.sleep(0.005)
+        client.abort()
+        await core.calls[0].ended.wait()
+        while edge.metric("worldrouter_edge_in_flight"):  # noqa: ASYNC110 - the core may hear of it before
+            await asyncio.sleep(0.005)
+    assert edge.metric("worldrouter_edge_client_disconnects_total") == 1
+    labels = {"route": "models", "status": "499", "stream": "false"}
+    assert edge.metric("worldrouter_edge_requests_total", **labels) == 1

@@ -90,7 +90,7 @@ async def test_two_interrupts_end_it_at_once(core: Any, start_process: Start, ht
     process.send_signal(signal.SIGINT)
     await line(process)
     process.send_signal(signal.SIGINT)
-    async with await asking as answer:
+    async with await asyncio.wait_for(asking, 4) as answer:  # less than the first one waits
         assert answer.status == 503
     assert await asyncio.wait_for(process.wait(), 3) == 0
 

@@ -68,6 +68,20 @@ async def test_a_chunked_body_over_the_limit(core: Any, start_edge: Any, http: a
     assert core.calls == []
 
 
+@pytest.mark.parametrize("pause_s", [0, 0.02], ids=["at once", "in pieces"])
+async def test_the_limit_of_a_chunked_body(core: Any, start_edge: Any, connect: Any, pause_s: float) -> None:
+    """As many bytes as are allowed pass and one more does not, whether they wait or are waited for."""
+    client = await connect(await start_edge(body_limit_bytes=2_000))
+    for size, status in ((2_000, 200), (2_001, 413)):
+        await client.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: e\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await asyncio.sleep(pause_s)
+        await client.send(b"%x\r\n%b\r\n0\r\n\r\n" % (size, b"x" * size))
+        answered, headers = await client.head()
+        await client.reader.readexactly(int(headers["content-length"]))
+        assert answered == status
+    assert [len(call.request.body) for call in core.calls] == [2_000]
+
+
 async def test_the_default_limit_is_ten_mib(edge: Any, http: aiohttp.ClientSession) -> None:
     """One byte over 10 MiB is too much."""
     body = io.BytesIO(b"x" * (10 * 1024 * 1024 + 1))
@@ -82,6 +96,16 @@ async def test_encoded_bodies(core: Any, edge: Any, http: aiohttp.ClientSession,
     async with http.post(f"{edge.url}/v1/chat/completions", data=b"\x1f\x8bjunk", headers=headers) as answer:
         check(answer.status, answer.headers, await answer.read(), (415, "unsupported_encoding"))
     assert core.calls == []
+
+
+async def test_a_slow_webhook(start_edge: Any, connect: Any) -> None:
+    """A body of another route that does not arrive in time is a 408 too, the last answer of its connection."""
+    client = await connect(await start_edge(body_timeout_s=0.05))
+    await client.send(b"POST /webhooks/stripe HTTP/1.1\r\nHost: e\r\nContent-Length: 9\r\n\r\n{")
+    status, headers = await client.head()
+    body = await client.reader.readexactly(int(headers["content-length"]))
+    check(status, headers, body, (408, "request_timeout"))
+    assert headers["connection"] == "close"
 
 
 async def test_many_cut_at_once_hold_nobody_up(start_edge: Any, connect: Any) -> None:
@@ -136,6 +160,7 @@ async def test_what_the_http_parser_refuses(edge: Any, connect: Any, text: bytes
     check(status, headers, body, (400, "malformed_request"))
     assert b"evil" not in body
     assert b"EVIL" not in body
+    assert edge.metric("worldrouter_edge_requests_total", route="none", status="400", stream="false") == 1
 
 
 async def test_a_body_with_broken_framing(core: Any, start_edge: Any, connect: Any) -> None:
@@ -150,6 +175,18 @@ async def test_a_body_with_broken_framing(core: Any, start_edge: Any, connect: A
     assert headers["connection"] == "close"
     assert time.monotonic() - began_s < 2
     assert core.calls == []
+
+
+async def test_a_client_in_the_midst_of_a_refused_body_gets_the_answer(start_edge: Any, connect: Any) -> None:
+    """What it goes on to send is thrown away: to close on it would reset the connection, and the answer with it."""
+    client = await connect(await start_edge())
+    await client.send(b"POST /v1/chat/completions HTTP/1.1\r\nHost: e\r\nTransfer-Encoding: chunked\r\n\r\nevil\r\n")
+    for _ in range(3):
+        await asyncio.sleep(0.02)
+        await client.send(b"x" * 10_000)
+    assert (await client.head())[0] == 400
+    await client.rest()
+    assert client.reader.exception() is None
 
 
 async def test_an_expectation_that_nobody_can_meet(edge: Any, http: aiohttp.ClientSession) -> None:
@@ -202,6 +239,16 @@ async def test_a_refusal_is_one_line_in_the_log(
         "path": "/v1/chat/completions",
     }
     assert SECRET not in repr(vars(record))
+
+
+async def test_a_refusal_logs_little(edge: Any, http: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture) -> None:
+    """However long the path: 200 characters of it."""
+    with caplog.at_level(logging.INFO):
+        async with http.get(f"{edge.url}/{'x' * 5000}") as answer:
+            assert answer.status == 404
+    (record,) = caplog.records
+    assert record.message.startswith(f"refused GET /{'x' * 199}: 404 ")
+    assert record.__dict__["path"] == "/" + "x" * 199
 
 
 async def test_served_requests_are_the_cores_to_log(

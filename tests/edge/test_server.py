@@ -28,6 +28,7 @@ async def test_port_0_picks_a_free_one(edge: Any, http: aiohttp.ClientSession) -
     async with http.get(f"{edge.url}/healthz") as answer:
         assert (answer.status, await answer.json()) == (200, {"status": "ok"})
         assert answer.headers["x-request-id"].startswith("edge-")
+        assert answer.headers["Server"] == "worldrouter"
 
 
 async def test_a_taken_port_is_one_clear_line(edge: Any, start_edge: Any) -> None:
@@ -65,6 +66,17 @@ async def test_readiness_follows_the_core(core: Any, edge: Any, http: aiohttp.Cl
         assert answer.status == 200
 
 
+async def test_a_core_that_says_nothing_is_not_ready(
+    start_edge: Any, http: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks is not kept waiting for it."""
+    monkeypatch.setattr("edge.reach.CHECK_TIMEOUT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        edge = await start_edge(core=f"ipv4:127.0.0.1:{silent.getsockname()[1]}")
+        async with http.get(f"{edge.url}/readyz", timeout=aiohttp.ClientTimeout(1)) as answer:
+            assert answer.status == 503
+
+
 async def test_a_draining_edge_refuses_what_is_new(
     core: Any, edge: Any, http: aiohttp.ClientSession, connect: Any
 ) -> None:
@@ -87,7 +99,7 @@ async def test_a_draining_edge_refuses_what_is_new(
     async with http.get(f"{edge.url}/readyz") as answer:
         assert answer.status == 503
     async with http.get(f"{edge.url}/healthz") as answer:
-        assert answer.status == 200
+        assert (answer.status, answer.headers["Connection"]) == (200, "close")
     for body in (b"{}", STREAM):
         async with http.post(f"{edge.url}/v1/chat/completions", data=body) as answer:
             assert (answer.status, answer.headers["Connection"]) == (503, "close")

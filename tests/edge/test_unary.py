@@ -201,6 +201,37 @@ async def test_a_whole_answer_is_awaited_in_silence(core: Any, start_edge: Any, 
         assert answer.status == 400
 
 
+async def test_an_answer_may_be_larger_than_any_body(core: Any, edge: Any, http: aiohttp.ClientSession) -> None:
+    """12 MiB, as of images: three times what gRPC takes by default."""
+    completion = core.completion()
+    completion.body = b"x" * (12 << 20)
+
+    async def create(request: Any, context: Any) -> Any:
+        await core.admit(context)
+        return completion
+
+    core.create = create
+    async with http.post(f"{edge.url}/v1/chat/completions", data=BODY) as answer:
+        assert await answer.read() == completion.body
+
+
+@pytest.mark.parametrize(("overhead_us", "shown"), [(0, "0.000"), (2005, "2.005"), (1_000_040, "1000.040")])
+async def test_the_overhead_has_three_decimals(
+    core: Any, edge: Any, http: aiohttp.ClientSession, overhead_us: int, shown: str
+) -> None:
+    """Of a millisecond, zeros among them."""
+    completion = core.completion()
+    completion.started.overhead_us = overhead_us
+
+    async def create(request: Any, context: Any) -> Any:
+        await core.admit(context)
+        return completion
+
+    core.create = create
+    async with http.post(f"{edge.url}/v1/chat/completions", data=BODY) as answer:
+        assert answer.headers["x-worldrouter-overhead-ms"] == shown
+
+
 async def test_a_body_of_the_full_limit_passes(core: Any, edge: Any, http: aiohttp.ClientSession) -> None:
     """10 MiB exactly are within every limit on the way, gRPC's own among them."""
     body = b'{"x":"' + b"a" * (10 * 1024 * 1024 - 8) + b'"}'
