@@ -130,7 +130,10 @@ class Client:
 
 
 class AsyncClient:
-    """WorldRouter for asyncio: `Client` with stubs whose calls are awaited or iterated. Make it inside the loop."""
+    """WorldRouter for asyncio: `Client` with stubs whose calls are awaited or iterated. Make it inside the loop.
+
+    gRPC goes on with a stream whose `async for` was left, and it is charged to its end: `cancel()` the call then.
+    """
 
     def __init__(
         self,
