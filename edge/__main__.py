@@ -71,7 +71,9 @@ def read_table(file: Path | None) -> dict[str, object]:
         return {}
     try:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise BadSetting(f"cannot read {file}: {error.strerror}") from None
+    except ValueError as error:
         raise BadSetting(f"cannot read {file}: {error}") from None
     for name in tables:
         if name not in FILE_SECTIONS:

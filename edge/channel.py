@@ -43,7 +43,7 @@ def open_channel(settings: EdgeSettings) -> grpc.aio.Channel:
     options = channel_options(settings)
     if settings.core_ca is None:
         if not _is_local(settings.core):
-            raise BadSetting(f"core = {settings.core!r} is another machine: keys go there, so core_ca is needed")
+            raise BadSetting(f"core = {settings.core!r} is another machine: for keys core_ca (--core-ca) is needed")
         return _relayed(grpc.aio.insecure_channel(settings.core, options), settings)
     files = (settings.core_ca, settings.core_key, settings.core_cert)
     authority, key, certificate = (_read(file) for file in files)

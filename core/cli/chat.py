@@ -14,7 +14,7 @@ from core.cli.catalog import cheapest_model
 from core.cli.client import CallFailed, Core
 from core.cli.completion import Completion
 from core.cli.money import exact_usd
-from core.cli.options import client_command, json_option
+from core.cli.options import WholeNumber, client_command, json_option
 from core.cli.output import print_json
 from core.cli.session import Session
 from core.cli.usage import usage_json
@@ -27,7 +27,7 @@ INTERRUPTED = 130
 @click.argument("prompt", nargs=-1)
 @click.option("--model", metavar="ID", help="Model.  [default: the cheapest that streams]")
 @click.option("--system", metavar="TEXT", help="Instructions for the model, ahead of the conversation.")
-@click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Most output tokens of an answer.")
+@click.option("--max-tokens", type=WholeNumber(min=1), metavar="N", help="Most output tokens of an answer.")
 @json_option
 @client_command
 def chat(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import click
 from worldrouter.v1 import metering_pb2
 
-from core.cli.options import AnyFunction, Decorator, home_option
+from core.cli.options import AnyFunction, Decorator, WholeNumber, home_option
 from core.cli.output import one_line
 from core.cli.session import Session
 from core.home import Home
@@ -25,7 +25,7 @@ from core.home import Home
 if TYPE_CHECKING:
     from core.prices.comparison import Compared
 
-PORT = click.IntRange(0, 65535)
+PORT = WholeNumber(0, 65535)
 
 
 def _port_option(name: str, default: str, what: str) -> Decorator:
@@ -59,7 +59,7 @@ admin_port_option = _port_option("--admin-port", "a free one", "/metrics")
 )
 @click.option(
     "--workers",
-    type=click.IntRange(min=1),
+    type=WholeNumber(min=1),
     metavar="N",
     help="Processes that share the HTTP port; the gRPC ports count up. More than one need PostgreSQL.  [default: 1]",
 )

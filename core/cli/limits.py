@@ -10,7 +10,7 @@ from worldrouter.v1 import limit_pb2
 from core.cli.changes import change, repeat_option
 from core.cli.client import PAGE_SIZE
 from core.cli.money import UsdType, exact_usd, shown_usd
-from core.cli.options import client_command, json_option
+from core.cli.options import WholeNumber, client_command, json_option
 from core.cli.output import Json, enum_word, print_fields, print_json, print_table
 from core.cli.session import Session
 
@@ -19,7 +19,7 @@ SPEND_PERIODS: Final = {
     "month": limit_pb2.LIMIT_PERIOD_MONTH,
     "lifetime": limit_pb2.LIMIT_PERIOD_LIFETIME,
 }
-_COUNT = click.IntRange(0, 2**63 - 1)
+_COUNT = WholeNumber(0, 2**63 - 1)
 
 
 @click.group()
@@ -71,7 +71,7 @@ def set_(
     }
     given = [(measure, maximum) for measure, maximum in maxima.items() if maximum is not None]
     if len(given) != 1 or (usd is None) != (per is None):
-        raise click.UsageError("give one of --usd with --per, --requests, --tokens and --concurrency")
+        raise click.UsageError("give one of these: --usd with --per, --requests, --tokens, --concurrency")
     [(measure, maximum)] = given
     period = limit_pb2.LIMIT_PERIOD_MINUTE
     if per is not None:

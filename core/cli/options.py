@@ -17,6 +17,12 @@ Parameters = ParamSpec("Parameters")
 AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
 
 
+class WholeNumber(click.IntRange):
+    """A whole number within bounds; so it is called where something else was given."""
+
+    name = "whole number"
+
+
 class Decorator(Protocol):
     """A decorator that keeps the type of what it decorates, as click's options do."""
 
@@ -102,7 +108,7 @@ key_option: Decorator = click.option("--key", "key_id", default="", metavar="ID"
 """The option --key of usage, empty for all keys."""
 
 limit_option: Decorator = click.option(
-    "--limit", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Most items to list."
+    "--limit", type=WholeNumber(1, 100_000), default=100, show_default=True, help="Most items to list."
 )
 """The option --limit of lists."""
 

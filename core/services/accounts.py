@@ -128,7 +128,10 @@ class AccountServicer(account_pb2_grpc.AccountServiceServicer):
         self, request: account_pb2.ListAccountsRequest, context: Context
     ) -> account_pb2.ListAccountsResponse:
         """List accounts, newest first."""
-        parent_id = fields.resource_id(request.parent_id, param="parent_id") if request.parent_id else None
+        parent_id = None
+        if request.parent_id:
+            parent_id = fields.resource_id(request.parent_id, param="parent_id")
+            fields.found(await self._store.account(parent_id), param="parent_id", value=parent_id)
         scope = ["ListAccounts", request.parent_id]
         pager = Pager(scope, tuple[Number, Word], request.page_size, request.page_token)
         fetched = await self._store.accounts(parent_id=parent_id, before=pager.after, limit=pager.limit)

@@ -87,6 +87,7 @@ class AuthServicer(auth_pb2_grpc.AuthServiceServicer):
         account_id = None
         if request.account_id:
             account_id = fields.resource_id(request.account_id, param="account_id")
+            fields.found(await self._accounts.account(account_id), param="account_id", value=account_id)
         scope = ["ListApiKeys", request.account_id]
         pager = Pager(scope, tuple[Number, Word], request.page_size, request.page_token)
         fetched = await self._keys.keys(account_id=account_id, before=pager.after, limit=pager.limit)

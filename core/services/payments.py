@@ -79,6 +79,7 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
         account_id = None
         if request.account_id:
             account_id = fields.resource_id(request.account_id, param="account_id")
+            fields.found(await self._accounts.account(account_id), param="account_id", value=account_id)
         scope = ["ListPayments", request.account_id]
         pager = Pager(scope, tuple[Number, Word], request.page_size, request.page_token)
         fetched = await self._payments.payments(account_id=account_id, before=pager.after, limit=pager.limit)
@@ -132,7 +133,9 @@ class PaymentServicer(payment_pb2_grpc.PaymentServiceServicer):
             return requested
         if not requested and len(self._providers) == 1:
             return next(iter(self._providers))
-        known = ", ".join(sorted(self._providers)) or "none"
+        if not self._providers:
+            raise InvalidRequest("No payment provider is configured.", param="provider")
+        known = ", ".join(sorted(self._providers))
         raise InvalidRequest(f"provider must be one that is configured: {known}.", param="provider")
 
     async def _payment(self, payment_id: str) -> Payment:

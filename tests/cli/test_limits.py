@@ -28,6 +28,12 @@ SLOTS = limit_pb2.Limit(
 )
 
 
+def test_what_is_no_number_is_said_so(invoke: Callable[..., Any]) -> None:
+    """In words for somebody who wrote a unit behind it."""
+    said = invoke("limits", "set", "org", "--tokens", "100k").result().stderr
+    assert "Invalid value for '--tokens': '100k' is not a valid whole number." in said
+
+
 @pytest.mark.parametrize(
     ("options", "measure", "period", "amount"),
     [

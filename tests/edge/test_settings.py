@@ -138,7 +138,7 @@ def test_bad_settings_are_named(table: Any, environment: Any, text: str) -> None
 )
 def test_keys_do_not_cross_the_network_in_plain_text(target: str) -> None:
     """A core on another machine needs TLS."""
-    with pytest.raises(BadSetting, match="core_ca is needed"):
+    with pytest.raises(BadSetting, match=r"--core-ca\) is needed"):
         open_channel(EdgeSettings(core=target))
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import grpc
 import pytest
-from worldrouter.v1 import metering_pb2, types_pb2
+from worldrouter.v1 import account_pb2, auth_pb2, metering_pb2, payment_pb2, types_pb2
 
 from storage.records import Settlement
 
@@ -151,8 +151,13 @@ async def test_a_key_sees_its_own_account_alone(core, failure) -> None:
 
 async def test_an_account_that_does_not_exist_has_no_lists(core, failure) -> None:
     """For the operator too an unknown account is NOT_FOUND rather than empty."""
-    request = metering_pb2.ListUsageRecordsRequest(account_id="acct_none")
-    assert (await failure(core.metering.ListUsageRecords(request, metadata=core.operator))).code is C.NOT_FOUND
+    for ask, request in (
+        (core.metering.ListUsageRecords, metering_pb2.ListUsageRecordsRequest(account_id="acct_none")),
+        (core.auth.ListApiKeys, auth_pb2.ListApiKeysRequest(account_id="acct_none")),
+        (core.accounts.ListAccounts, account_pb2.ListAccountsRequest(parent_id="acct_none")),
+        (core.payments.ListPayments, payment_pb2.ListPaymentsRequest(account_id="acct_none")),
+    ):
+        assert (await failure(ask(request, metadata=core.operator))).code is C.NOT_FOUND
 
 
 async def test_a_request_is_found_by_its_id(core, failure) -> None:
