@@ -42,6 +42,16 @@ class _Usage(msgspec.Struct):
     total_tokens: int | None = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
+    prompt_cache_hit_tokens: int | None = None
+    cached_tokens: int | None = None
+
+    def cached(self) -> int:
+        """Tokens of the prompt that were read from a cache, under whatever name; OpenAI's counts before others."""
+        of_prompt = self.prompt_tokens_details
+        named = None if of_prompt is None else of_prompt.cached_tokens
+        if named is None:
+            named = self.cached_tokens if self.prompt_cache_hit_tokens is None else self.prompt_cache_hit_tokens
+        return named or 0
 
 
 _usage_decoder = msgspec.json.Decoder(_Usage)
@@ -55,6 +65,9 @@ def parse_usage(raw: bytes | msgspec.Raw) -> TokenCounts | None:
     an upstream counts in the total alone is output, and paid as such: xAI's
     (https://docs.x.ai/docs/key-information/consumption-and-rate-limits), and Gemini's, which gives no details
     (https://github.com/mozilla-ai/any-llm/issues/1290). Not where cached tokens may be what the total has beyond.
+    Cached tokens stand outside the details, as `prompt_cache_hit_tokens`, with DeepSeek
+    (https://api-docs.deepseek.com/guides/kv_cache), and as `cached_tokens` with Kimi
+    (https://platform.kimi.ai/docs/api/chat).
     """
     try:
         usage = _usage_decoder.decode(raw)
@@ -65,13 +78,14 @@ def parse_usage(raw: bytes | msgspec.Raw) -> TokenCounts | None:
         return None
     of_prompt = usage.prompt_tokens_details or _PromptDetails()
     of_completion = usage.completion_tokens_details or _CompletionDetails()
-    cached = _part(of_prompt.cached_tokens, prompt)
+    told_cached = usage.cached()
+    cached = _part(told_cached, prompt)
     total, reasoning = usage.total_tokens, of_completion.reasoning_tokens
     if total is None or not 0 <= total <= 2 * MAX_PLAUSIBLE_TOKENS:
         total = prompt + completion
     apart = total - prompt - completion
     if apart > 0 and completion + apart <= MAX_PLAUSIBLE_TOKENS:
-        beside_prompt = max(of_prompt.cached_tokens or 0, of_prompt.cache_write_tokens or 0) > prompt
+        beside_prompt = max(told_cached, of_prompt.cache_write_tokens or 0) > prompt
         if reasoning == apart or (reasoning is None and not beside_prompt):
             completion, reasoning = completion + apart, apart
     return TokenCounts(

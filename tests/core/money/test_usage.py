@@ -59,6 +59,22 @@ def test_cached_tokens_are_clamped_to_the_prompt(details: Any, expected: tuple[i
     assert (counted.cached, counted.cache_write) == expected
 
 
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"prompt_cache_hit_tokens": 8, "prompt_cache_miss_tokens": 2}, 8),  # DeepSeek
+        ({"cached_tokens": 8}, 8),  # Kimi
+        ({"cached_tokens": 99, "prompt_tokens_details": {"cached_tokens": None}}, 10),
+        ({"cached_tokens": 8, "prompt_tokens_details": {"cached_tokens": 0}}, 0),
+    ],
+)
+def test_cached_tokens_outside_the_details(told: Any, expected: int) -> None:
+    """They count as well, where the details say nothing of them."""
+    counted = parsed(prompt_tokens=10, completion_tokens=1, **told)
+    assert counted is not None
+    assert (counted.prompt, counted.cached, counted.completion) == (10, expected, 1)
+
+
 def test_reasoning_is_clamped_to_the_completion() -> None:
     """Reasoning tokens are a subset of the completion's."""
     counted = parsed(prompt_tokens=1, completion_tokens=5, completion_tokens_details={"reasoning_tokens": 50})
