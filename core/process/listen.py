@@ -20,10 +20,6 @@ READ_AHEAD_BYTES = 1 << 20
 """Of each RPC's requests, before the core has asked for them. With HTTP/2's 64 KiB, large bodies wait for permission
 to go on a dozen times each, and threads wake for each."""
 
-CONNECTION_AGE_MS = 60_000
-"""After which a client is asked to connect anew. Only then does gRPC look its target up again: cores that were added
-would never be found. What runs over the old connection, a relay's stream too, runs on."""
-
 
 class CannotListen(Exception):
     """A port is taken or an address is not ours; the message says which."""
@@ -45,7 +41,6 @@ def make_server(settings: CoreSettings) -> grpc.aio.Server:
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
             ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.max_connection_age_ms", CONNECTION_AGE_MS),
         )
     )
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import stat
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc.aio
 import pytest
 import trustme
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from core.process.listen import CannotListen, listen, make_server, refuse_taken
 from core.settings import BadSettings, CoreSettings, TlsSettings
@@ -166,30 +163,3 @@ async def test_a_file_in_the_place_of_the_socket_is_not_removed(server: grpc.aio
     with pytest.raises(CannotListen):
         listen(server, CoreSettings(grpc_port=0, grpc_socket=str(path)), PLAIN)
     assert path.read_text() == "x"
-
-
-async def test_clients_connect_anew_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that they look the core's name up again; what runs over the old connection runs on."""
-    monkeypatch.setattr("core.process.listen.CONNECTION_AGE_MS", 50)
-    made, peers, go_on = make_server(CoreSettings()), [], asyncio.Event()
-
-    class Slow(health.aio.HealthServicer):
-        async def Check(self, request: Any, context: Any) -> Any:
-            peers.append(context.peer())
-            if len(peers) == 1:
-                await go_on.wait()
-            return await super().Check(request, context)
-
-    health_pb2_grpc.add_HealthServicer_to_server(Slow(), made)
-    port = made.add_insecure_port("127.0.0.1:0")
-    await made.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(5):
-        stub: Any = health_pb2_grpc.HealthStub(channel)
-        first = stub.Check(health_pb2.HealthCheckRequest())
-        while len(set(peers)) < 2:
-            await asyncio.sleep(0.01)
-            if peers:
-                await stub.Check(health_pb2.HealthCheckRequest())
-        go_on.set()
-        await first
-    await made.stop(0)
