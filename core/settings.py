@@ -291,6 +291,8 @@ def _explain(error: msgspec.ValidationError, tables: Any, kind: type[Any], where
     path = path.removesuffix("`")
     if wanted.startswith("Invalid enum value"):
         wanted = f"Expected one of {_choices(kind, path.removeprefix('.'))}"
+    if not path and wanted.startswith("Object contains unknown field"):
+        wanted += f"; there are {', '.join(field.encode_name for field in msgspec.structs.fields(kind))}"
     value = tables
     try:
         for step in _STEP.findall(path):

@@ -121,7 +121,7 @@ def test_settings_do_not_change() -> None:
         ({"core": {"max_body_bytes": 0}}, ("core.max_body_bytes", ">= 1024", "0")),
         ({"core": 5}, ("core", "`object`", "5")),
         ({"core": {"prot": 1}}, ("core", "unknown field `prot`")),
-        ({"cor": {}}, ("unknown field `cor`",)),
+        ({"cor": {}}, ("unknown field `cor`; there are version, core, tls, database, ",)),
         ({"timeouts": {"settle_s": 0}}, ("timeouts.settle_s", "> 0", "0")),
         ({"timeouts": {"drain_s": True}}, ("timeouts.drain_s", "`float`", "True")),
         ({"money": {"chunk_nano_usd": 1.5}}, ("money.chunk_nano_usd", "`int`", "1.5")),
