@@ -32,6 +32,25 @@ def model(model_id: str = "m", *, public: bool = True, endpoints: int = 1) -> Mo
     )
 
 
+@pytest.mark.parametrize(
+    ("change", "differs"),
+    [
+        ({"public": False}, "limits"),
+        ({"max_output_tokens": 11}, "limits"),
+        ({"max_image_tokens": 1}, "limits"),
+        ({"endpoints": (Endpoint("e0", "p", "another"),)}, "endpoints"),
+        ({"endpoints": (Endpoint("e1", "p", "up"),)}, "endpoints"),
+        ({"display_name": "Another"}, None),
+    ],
+)
+def test_what_cores_must_agree_on(change: dict[str, object], differs: str | None) -> None:
+    """Everything that decides what a request may do and costs; how a model is shown is not."""
+    before, after = (Catalog.of([each]).configuration(1) for each in (model(), replace(model(), **change)))
+    assert (before.content_hash == after.content_hash) == (differs is None)
+    changed = [name for name, part in before.parts["m"].items() if after.parts["m"][name] != part]
+    assert changed == ([] if differs is None else [differs])
+
+
 def test_models_are_found_by_their_exact_id() -> None:
     """IDs are case-sensitive; an unknown one is the caller's mistake and names the field."""
     catalog = Catalog.of([model("gpt-4o")])

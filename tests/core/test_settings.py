@@ -73,6 +73,9 @@ def test_everything_has_a_default() -> None:
     assert settings == Settings()
     assert (settings.core.host, settings.core.grpc_port) == ("127.0.0.1", 50051)
     assert settings.timeouts.total_s == 900.0
+    money = settings.money
+    assert (money.min_top_up_nano_usd, money.fee_basis_points) == (10 * 10**9, 500)
+    assert money.starting_balance_nano_usd == 5 * 10**9
 
 
 def test_a_file_is_read_whole(tmp_path: Path) -> None:
@@ -248,6 +251,15 @@ def test_models_become_a_catalog(tmp_path: Path) -> None:
         ("spare", "play", "x"),
     ]
     assert (catalog.models["a"].public, catalog.models["a"].first_token_timeout_s) == (False, 300)
+
+
+def test_a_cache_may_be_read_for_nothing() -> None:
+    """A price of 0 is a price, not a missing one."""
+    price = {"input": 5, "output": 7, "cache_read": 0, "cache_write": 0}
+    endpoints = [{"provider": "p", "model": "m"}]
+    tables = {"providers": {"p": {"kind": "scripted"}}, "models": [{**MODEL, "price": price, "endpoints": endpoints}]}
+    prices = configured.catalog(convert(tables)).models["m"].price
+    assert (prices.cache_read_pico_usd, prices.cache_write_pico_usd) == (0, 0)
 
 
 def test_providers_get_their_secrets(tmp_path: Path) -> None:

@@ -69,6 +69,32 @@ async def test_an_account_that_ends_takes_all_below_it_along(auth) -> None:
     assert (await caller_of(auth, key)).payer_id == "org"
 
 
+async def test_the_end_of_an_account_that_was_put_off_cuts_nobody(auth) -> None:
+    """Its streams go on past the old end, up to the new one."""
+    auth.keys.put_account("acct_a", expires_us=auth.clock.us() + 1_000_000)
+    key, record = auth.add()
+    await caller_of(auth, key)
+    auth.keys.put_account("acct_a", expires_us=auth.clock.us() + 3_000_000)
+    await auth.authenticator.refresh()
+    auth.clock.s += 2
+    await auth.poll()
+    assert auth.revoked == []
+    auth.clock.s += 1
+    await auth.poll()
+    assert auth.revoked == [record.id]
+
+
+@pytest.mark.parametrize(("key_s", "account_s"), [(1, 60), (60, 1)])
+async def test_a_key_ends_with_the_first_of_what_ends(auth, key_s: int, account_s: int) -> None:
+    """It or an account above it."""
+    auth.keys.put_account("acct_a", expires_us=auth.clock.us() + account_s * 1_000_000)
+    key, _ = auth.add(expires_us=auth.clock.us() + key_s * 1_000_000)
+    await caller_of(auth, key)
+    auth.clock.s += 1
+    with pytest.raises(InvalidApiKey, match="has expired"):
+        await caller_of(auth, key)
+
+
 async def test_the_operator_spends_from_the_default_account_within_its_limits(auth, operator_token) -> None:
     """Limits of the default account bind the operator's chats, those set later too; lists of models do not."""
     assert (await caller_of(auth, operator_token)).policy is None
@@ -77,6 +103,8 @@ async def test_the_operator_spends_from_the_default_account_within_its_limits(au
     assert await caller_of(auth, operator_token) == Caller(
         Role.OPERATOR, "acct_default", None, "org", Policy((limit("org", 1),), None)
     )
+    auth.keys.put_account("org", allowed_models=("tiny",))
+    assert (await caller_of(auth, operator_token)).policy is None
 
 
 async def test_an_account_that_has_no_number_yet_is_a_root_of_its_own(auth) -> None:

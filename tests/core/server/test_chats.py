@@ -133,10 +133,14 @@ async def test_what_no_balance_can_hold_is_refused_as_any_other(start: Any, sett
 
 async def test_a_dialect_must_be_named(core: Any) -> None:
     """The unspecified one is nobody's."""
-    request = raw_chat_pb2.CreateRawCompletionRequest(body=body())
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await core.raw.CreateRawCompletion(request, metadata=core.metadata)
-    assert core.info(caught.value)[0].metadata["param"] == "dialect"
+    whole, stream = raw_chat_pb2.CreateRawCompletionRequest, raw_chat_pb2.StreamRawCompletionRequest
+    for call in (
+        core.raw.CreateRawCompletion(whole(body=body()), metadata=core.metadata),
+        core.raw.StreamRawCompletion(stream(body=body()), metadata=core.metadata).read(),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert core.info(caught.value)[0].metadata["param"] == "dialect"
 
 
 @pytest.mark.parametrize(

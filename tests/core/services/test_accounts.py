@@ -104,7 +104,13 @@ async def test_pages_cover_every_account_once(core, failure) -> None:
             break
     assert seen == [*reversed(made), "default"]
     assert pages == 3
-    for fields, param in (({"page_size": -1}, "page_size"), ({"page_token": "nonsense"}, "page_token")):
+    request = account_pb2.ListAccountsRequest(page_size=3)
+    foreign = (await core.accounts.ListAccounts(request, metadata=core.operator)).next_page_token
+    for fields, param in (
+        ({"page_size": -1}, "page_size"),
+        ({"page_token": "nonsense"}, "page_token"),
+        ({"page_token": foreign, "parent_id": "team-00"}, "page_token"),
+    ):
         failed = await failure(
             core.accounts.ListAccounts(account_pb2.ListAccountsRequest(**fields), metadata=core.operator)
         )
@@ -147,6 +153,8 @@ async def test_an_account_is_changed_in_what_the_mask_names(core, failure) -> No
     lifted = await update(core, "org", "allowed_models", "display_name", **fields)
     assert (lifted.display_name, lifted.credit_limit_nano_usd, lifted.allowed_models) == ("New", 5, [])
     assert await update(core, "org", "credit_limit_nano_usd", key="k", **fields) == lifted
+    most = {"credit_limit_nano_usd": 10**18, "display_name": "x" * 100, "allowed_models": [f"m{n}" for n in range(100)]}
+    assert (await update(core, "org", *most, **most)).credit_limit_nano_usd == 10**18
     for account_id, paths, changed, code, param in (
         ("org", (), {}, C.INVALID_ARGUMENT, "update_mask"),
         ("org", ("kind",), {}, C.INVALID_ARGUMENT, "update_mask"),
@@ -186,6 +194,15 @@ async def test_only_the_root_takes_money(core, failure) -> None:
         failed = await failure(attempt)
         assert (failed.code, failed.reason) == (C.ABORTED, "CONFLICT")
         assert "'org'" in failed.message
+
+
+async def test_a_change_of_an_account_holds_at_once(core) -> None:
+    """On the core that made it, for its keys' next request."""
+    key = await core.make_key(await core.make_account("org", allowed_models=["model-00"]))
+    credential = f"Bearer {key.secret}"
+    assert (await core.authenticator.authenticate(credential)).policy.models == {"model-00"}
+    await update(core, "org", "allowed_models")
+    assert (await core.authenticator.authenticate(credential)).policy is None
 
 
 @pytest.mark.slow

@@ -91,14 +91,25 @@ async def test_an_export_comes_in_parts(core, paid, store, monkeypatch: pytest.M
     assert positions == [1, 2, 3, 4, 5, 1, 0, 0, 0]
 
 
-async def test_an_export_waits_for_the_chain(core, paid, store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_export_waits_for_the_chain(core, paid, store, failure, monkeypatch: pytest.MonkeyPatch) -> None:
     """While more is unchained than it may keep in memory."""
     monkeypatch.setattr(auditing, "UNCHAINED_LIMIT", 1)
     for number in range(2):
         await store.adjust(ref=f"a{number}", account_id="default", amount_nano_usd=5, note="")
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await exported(core)
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    request = metering_pb2.ExportLedgerRequest()
+    failed = await failure(core.metering.ExportLedger(request, metadata=core.operator).read())
+    assert (failed.code, failed.retry_after_s) == (grpc.StatusCode.UNAVAILABLE, 60)
+
+
+async def test_an_export_is_of_the_moment_when_it_began(core, paid, store) -> None:
+    """What is chained meanwhile is not in it: its accounts would not add up."""
+    export = await auditing.Export.begin(store)
+    await store.adjust(ref="late", account_id="default", amount_nano_usd=5, note="")
+    assert await store.chain() == 1
+    entries = []
+    while (some := await export.next_entries()) is not None:
+        entries += some
+    assert [(entry.account_id, entry.position) for entry in entries] == [("default", 1), ("house_fees", 1)]
 
 
 async def test_a_caller_that_goes_away_ends_its_export(core, paid) -> None:

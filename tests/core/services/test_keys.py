@@ -205,11 +205,20 @@ async def test_bad_changes_are_refused(core, failure) -> None:
             auth_pb2.RotateApiKeyRequest(api_key_id=made.id, grace_period=Duration(seconds=-1)),
             "grace_period",
         ),
+        (rotate, auth_pb2.RotateApiKeyRequest(api_key_id=made.id, grace_period=Duration(nanos=-1)), "grace_period"),
         (rotate, auth_pb2.RotateApiKeyRequest(), "api_key_id"),
     ]
     for rpc, request, param in changes:
         failed = await failure(rpc(request, metadata=core.operator))
         assert (failed.code, failed.reason, failed.param) == (C.INVALID_ARGUMENT, "INVALID_REQUEST", param)
+
+
+async def test_a_grace_time_is_a_month_at_most(core) -> None:
+    """30 days are not too long."""
+    made = await core.make_key()
+    longest = auth_pb2.RotateApiKeyRequest(api_key_id=made.id, grace_period=Duration(seconds=30 * 86400))
+    ends = (await core.auth.RotateApiKey(longest, metadata=core.operator)).old_secret_expire_time.ToDatetime(UTC)
+    assert timedelta(days=29.9) < ends - datetime.now(UTC) <= timedelta(days=30)
 
 
 async def test_an_unknown_key_is_not_found_everywhere(core, failure) -> None:

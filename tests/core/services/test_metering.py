@@ -133,9 +133,10 @@ async def test_the_largest_payments_fit(core) -> None:
     assert (await balance(core, core.operator)).balance_nano_usd == 30_000_000 * USD
 
 
-async def test_a_key_sees_its_own_account_alone(core, failure) -> None:
-    """A key reads its account's money, named or not; another account is NOT_FOUND, existing or not."""
-    await core.make_account("team-a")
+@pytest.mark.parametrize("kind", ["USER", "SERVICE"])
+async def test_a_key_sees_its_own_account_alone(core, failure, kind: str) -> None:
+    """A key reads its account's money, named or not, a service's too; another account is NOT_FOUND, existing or not."""
+    await core.make_account("team-a", f"ACCOUNT_KIND_{kind}")
     key = bearer((await core.make_key("team-a")).secret)
     assert (await balance(core, key)).account_id == "team-a"
     assert (await balance(core, key, "team-a")).account_id == "team-a"
@@ -153,6 +154,7 @@ async def test_an_account_that_does_not_exist_has_no_lists(core, failure) -> Non
     """For the operator too an unknown account is NOT_FOUND rather than empty."""
     for ask, request in (
         (core.metering.ListUsageRecords, metering_pb2.ListUsageRecordsRequest(account_id="acct_none")),
+        (core.metering.ListLedgerEntries, metering_pb2.ListLedgerEntriesRequest(account_id="acct_none")),
         (core.auth.ListApiKeys, auth_pb2.ListApiKeysRequest(account_id="acct_none")),
         (core.accounts.ListAccounts, account_pb2.ListAccountsRequest(parent_id="acct_none")),
         (core.payments.ListPayments, payment_pb2.ListPaymentsRequest(account_id="acct_none")),
@@ -167,7 +169,9 @@ async def test_a_request_is_found_by_its_id(core, failure) -> None:
     await core.store.settle(
         [settlement(1, "team-a", shortfall_nano_usd=7), settlement(2, "default", ttft_ms=None, key_id=None)]
     )
+    await core.make_account("search", "ACCOUNT_KIND_SERVICE")
     own, other = bearer((await core.make_key("team-a")).secret), bearer((await core.make_key()).secret)
+    service = bearer((await core.make_key("search")).secret)
 
     def get(request_id: str, metadata: Any) -> Any:
         request = metering_pb2.GetUsageRecordRequest(request_id=request_id)
@@ -194,7 +198,7 @@ async def test_a_request_is_found_by_its_id(core, failure) -> None:
     silent = await get(f"{2:026}", other)
     assert not silent.HasField("time_to_first_token_ms")
     assert silent.api_key_id == ""
-    for request_id, metadata in ((f"{1:026}", other), (f"{3:026}", own), ("nonsense\x00", own)):
+    for request_id, metadata in ((f"{1:026}", other), (f"{1:026}", service), (f"{3:026}", own), ("nonsense\x00", own)):
         failed = await failure(get(request_id, metadata))
         assert (failed.code, failed.param) == (C.NOT_FOUND, "request_id")
     assert (await failure(get("", own))).code is C.INVALID_ARGUMENT

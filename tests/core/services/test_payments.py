@@ -8,7 +8,11 @@ import grpc
 import pytest
 from worldrouter.v1 import metering_pb2, payment_pb2
 
+from core.errors import InvalidRequest
+from core.ids import IdSource
+from core.money.top_ups import TopUpRules
 from core.payments.sandbox import Sandbox
+from core.services.payments import PaymentServicer
 from storage.records import NewPayment
 
 C = grpc.StatusCode
@@ -131,3 +135,13 @@ async def test_bad_payments_are_refused_by_name(core, failure, fields, code, par
     """Too little, an unknown provider, no account to credit."""
     failed = await failure(create(core, **fields))
     assert (failed.code, failed.param) == (code, param)
+
+
+async def test_of_several_providers_one_is_named() -> None:
+    """None of them is chosen for whoever pays."""
+    both = {name: Sandbox("http://127.0.0.1", b"s" * 32) for name in ("a", "b")}
+    ids = IdSource(lambda: 0, bytes)
+    servicer = PaymentServicer(None, None, both, ids, rules=TopUpRules(), default_account_id="default")
+    with pytest.raises(InvalidRequest, match="a, b") as caught:
+        await servicer.CreatePayment(payment_pb2.CreatePaymentRequest(amount_nano_usd=10**10), None)
+    assert caught.value.param == "provider"

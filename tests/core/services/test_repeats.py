@@ -11,6 +11,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from worldrouter.v1 import account_pb2, auth_pb2, limit_pb2, metering_pb2, payment_pb2
 
 from core.services import repeats
+from storage.errors import StoreUnavailable
 
 C = grpc.StatusCode
 USD = 10**9
@@ -129,6 +130,33 @@ async def test_keys_of_payments_are_kept_and_others_forgotten(core, monkeypatch)
     with suppress(asyncio.CancelledError):
         await forgetting
     assert await core.metering.CreateTopUp(top_up, metadata=core.operator) == paid
+
+
+async def test_forgetting_outlives_a_database_that_is_down(monkeypatch, caplog) -> None:
+    """It is told, and tried again."""
+    monkeypatch.setattr(repeats, "FORGET_EVERY_S", 0.001)
+    forgotten = asyncio.Event()
+
+    class Store:
+        async def forget_keys(self, scope: str, *, older_than_s: float) -> None:
+            if not caplog.records:
+                raise StoreUnavailable("gone")
+            forgotten.set()
+
+    forgetting = asyncio.create_task(repeats.forget(Store()))
+    async with asyncio.timeout(5):
+        await forgotten.wait()
+    forgetting.cancel()
+    with suppress(asyncio.CancelledError):
+        await forgetting
+    assert [record.getMessage() for record in caplog.records] == ["Old idempotency keys could not be removed: gone"]
+
+
+async def test_a_key_may_have_128_characters(core) -> None:
+    """Whatever is printable."""
+    request = account_pb2.CreateAccountRequest(display_name="x", idempotency_key=" ~" * 64)
+    first = await core.accounts.CreateAccount(request, metadata=core.operator)
+    assert await core.accounts.CreateAccount(request, metadata=core.operator) == first
 
 
 def test_every_key_but_those_of_money_is_forgotten() -> None:
