@@ -187,11 +187,11 @@ def _model(fields: _Fields) -> str:
 
 
 def _big_integer(raw: msgspec.Raw, name: str) -> int:
-    """An integer that 64 bits do not hold is out of range, which is another error than being no integer."""
+    """One out of range for an integer that 64 bits do not hold, which is another error than being no integer."""
     text = bytes(raw)
     if not text.removeprefix(b"-").isdigit():
         raise InvalidRequest(f"{name} must be an integer.", param=name, code="invalid_type")
-    return -1 if text.startswith(b"-") else 2**64
+    return -1
 
 
 def _boolean(fields: _Fields, name: str) -> bool:

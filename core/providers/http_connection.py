@@ -247,8 +247,7 @@ class Connection(asyncio.Protocol):
     def _finish(self, exchange: Exchange) -> None:
         """Hand the connection back, unless something of this exchange is still under way on it."""
         self._exchange = None
-        sent = not self._unsent and self._transport.get_write_buffer_size() == 0
-        if self._reusable and sent:
+        if self._reusable and self._transport.get_write_buffer_size() == 0:
             self.resume()
             self._reused = True
             self._owner.release(self)

@@ -449,6 +449,17 @@ async def test_a_caller_who_takes_its_time_is_no_timeout(router: Any) -> None:
     assert (await router.row())["status"] == "complete"
 
 
+async def test_a_complete_stream_lets_go_of_its_upstream_before_its_caller_has_it_all(router: Any) -> None:
+    """However long that takes, and though the upstream does not close."""
+    raw = 'data: {"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+    router.scripted("p1", raw=[raw], fault="silence")
+    stream = router.stream({})
+    while b'"stop"' not in (await anext(stream))[-1]:
+        pass
+    assert router.open_calls == 0
+    await stream.aclose()
+
+
 async def test_a_stream_that_never_ends_is_ended(router: Any) -> None:
     """After 900 seconds, however lively it is, and charged within its hold."""
     body = {"max_tokens": 4_000, "script": {"token_count": 4_000, "chunk_delay_ms": 1}}

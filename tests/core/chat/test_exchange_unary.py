@@ -427,13 +427,14 @@ async def test_removed_fields_are_announced(router: Any) -> None:
 
 
 async def test_what_was_learned_of_a_model_sizes_its_next_hold(router: Any) -> None:
-    """Settled usage teaches bytes per token; estimates, images and a few words teach nothing."""
+    """Settled usage teaches bytes per token; estimates, what cannot be, images and a few words teach nothing."""
     before = router.pipeline.ratios.of("m").mean_input
-    await router.unary({"script": {"usage_mode": "missing"}})
-    assert router.pipeline.ratios.of("m").mean_input == before
+    long = [{"role": "user", "content": "words " * 500}]
+    for script in ({"usage_mode": "missing"}, {"usage": usage_of(90_000, 3)}):  # more than there are bytes
+        await router.unary({"messages": long, "script": script})
+        assert router.pipeline.ratios.of("m").mean_input == before
     await router.unary({})
     assert router.pipeline.ratios.of("m").mean_input == before  # too short to tell
-    long = [{"role": "user", "content": "words " * 500}]
     await router.unary({"messages": long, "script": {"usage": usage_of(600, 3)}})
     assert router.pipeline.ratios.of("m").mean_input != before
 

@@ -87,6 +87,19 @@ async def test_a_caller_that_goes_away_is_counted_for_what_was_produced(router: 
     assert 0 < tokens.prompt + tokens.completion < 100
 
 
+async def test_a_caller_that_does_not_read_is_counted_once(router: Any) -> None:
+    """Its answer is ended before its handler is."""
+    router.scripted("p1", fault="silence", fault_after=3)
+    exchange = router.open({}, stream=True, policy=BOTH)
+    with exchange:
+        await exchange.admit()
+        await exchange.start()
+        router.pipeline.cut_key("key_1")
+        exchange.abandon()
+    tokens = exchange.tokens
+    assert await in_use(router) == (1, tokens.prompt + tokens.completion)
+
+
 async def test_an_answer_that_is_read_on_counts_at_its_end(router: Any) -> None:
     """When the upstream is drained for its exact usage."""
     router.scripted("p3", token_count=5, chunk_delay_ms=20)

@@ -343,8 +343,29 @@ async def test_a_cut_reaches_a_caller_that_does_not_read(router: Any) -> None:
     router.pipeline.sweep()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (await router.row())["status"] == "revoked"
+    row = await router.row()
+    assert (row["status"], row["error_reason"]) == ("revoked", "INVALID_API_KEY")
     assert router.escrow.held_nano_usd == 0
+
+
+async def test_a_cut_reaches_a_caller_that_does_not_take_the_end(router: Any) -> None:
+    """Its answer is charged, and its handler hangs in the transport with the last of it."""
+
+    async def hang() -> None:
+        async for chunks in router.stream({}):
+            if b'"stop"' in chunks[-1]:
+                await asyncio.Event().wait()
+
+    task = asyncio.ensure_future(hang())
+    await router.until(lambda: router.store.calls["settle"])
+    assert (await router.row())["status"] == "complete"
+    await router.running(0)
+    router.pipeline.cut_key("key_1")
+    router.clock.now_s += 3
+    router.pipeline.sweep()
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.timeout(2):
+            await task
 
 
 async def test_the_total_limit_reaches_a_caller_that_does_not_read(router: Any) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from worldrouter.v1 import (
     auth_pb2_grpc,
     metering_pb2,
     metering_pb2_grpc,
+    relay_pb2_grpc,
 )
 
 from core.home import Home
@@ -170,6 +172,27 @@ async def test_a_graceful_stop_lets_a_stream_finish(core: Any, rows_of: Any) -> 
     assert first.HasField("started")
     assert rows_of("SELECT state FROM leases") == [("closed",)]
     assert rows_of("SELECT available FROM accounts WHERE id = 'default'") == [(5 * USD - 9_000,)]
+
+
+async def test_the_last_requests_have_their_lines(core: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Though a core stops right after them."""
+    core.server._access_log._out = sys.stderr
+    await core.unary(body())
+    await core.server.stop(lambda: 0.0)
+    assert '"status":"complete"' in capsys.readouterr().err
+
+
+async def test_a_stop_asks_edges_to_close_their_streams_and_waits_for_it(core: Any) -> None:
+    """They begin no more calls here, and none of theirs ends in an error."""
+    call = relay_pb2_grpc.RelayServiceStub(core.channel).Relay()
+    assert (await call.read()).HasField("hello")
+    stopping = asyncio.ensure_future(core.server.stop(lambda: 5.0))
+    assert (await call.read()).draining
+    await asyncio.sleep(0.2)
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
+    assert await call.code() is grpc.StatusCode.OK
+    await stopping
 
 
 async def test_what_outlasts_the_drain_is_cut_with_an_error(core: Any, rows_of: Any) -> None:
