@@ -275,6 +275,20 @@ async def test_an_early_answer_ends_a_large_request(far_end: Any, client: HttpCl
     assert far_end.connection_count == 2
 
 
+async def test_an_end_in_the_middle_of_a_large_request_is_heard(far_end: Any, client: HttpClient) -> None:
+    """Of an upstream that hears no more and does not close, at once."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write_eof()
+        await asyncio.sleep(60)
+
+    pool = client.pool(await far_end.serve(handle))
+    async with asyncio.timeout(3):
+        with pytest.raises(ConnectFailed):
+            await send(pool, bytes(32 * 1024 * 1024)).head()
+
+
 # callers who give up
 
 
@@ -423,6 +437,7 @@ async def test_a_cancelled_reader_may_still_close(far_end: Any, client: HttpClie
         ("Tue, 14 Nov 2023 22:13:50 GMT", 30.0),
         ("Tue, 14 Nov 2000 22:13:50 GMT", 0.0),
         ("soon", None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
         ("nan", None),
         ("inf", None),
         ("", None),

@@ -203,7 +203,9 @@ async def test_what_outlasts_the_drain_is_cut_with_an_error(core: Any, rows_of: 
         await core.server.stop(lambda: 0.0)
     _, error = await core.rest_of(call)
     assert error.code() is grpc.StatusCode.UNAVAILABLE
-    assert core.info(error)[0].reason == "SERVICE_UNAVAILABLE"
+    told, retry, _ = core.info(error)
+    assert told.reason == "SERVICE_UNAVAILABLE"
+    assert retry is not None
     request_id = started.started.id.removeprefix("chatcmpl-")
     ((status, amount),) = rows_of(f"SELECT status, amount FROM ledger WHERE ref = '{request_id}'")
     assert status == "shutdown"
