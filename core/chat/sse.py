@@ -47,11 +47,10 @@ class SseDecoder:
     def _feed_slowly(self, data: bytes) -> list[bytes]:
         if not self._started:
             data = self._without_bom(data)
-        after_cr = bool(self._parts) and self._parts[-1].endswith(b"\r")
         self._parts.append(data)
         self._size += len(data)
         self.largest_bytes = max(self.largest_bytes, self._size)
-        if b"\n" not in data and b"\r" not in data and not after_cr:
+        if b"\n" not in data and b"\r" not in data:
             self._refuse_too_long()
             return []
         whole = b"".join(self._parts)

@@ -42,15 +42,17 @@ def test_secrets_are_added() -> None:
 
 
 def test_secrets_of_a_configuration() -> None:
-    """Keys of providers, headers that are credentials, and the database's password."""
+    """Keys of providers and of Stripe, headers that are credentials, and the database's password."""
     echo: dict[str, Any] = {"kind": "openai", "base_url": "http://a/v1"}
     settings = convert(
         {
             "database": {"url": "postgresql+asyncpg://user:p%40ss@db/worldrouter"},
+            "payments": {"stripe": {"api_key": "env:S", "webhook_secret": "env:W"}},
             "providers": {
                 "a": echo | {"api_key": "env:A", "headers": {"anthropic-version": "2023-06-01"}},
                 "b": echo | {"headers": {"Authorization": "Basic YWJj", "X-Api-Key": "k"}},
             },
         }
     )
-    assert secrets_of(settings, {"A": "sk-a"}) == ["p@ss", "sk-a", "Basic YWJj", "YWJj", "k", "k"]
+    found = secrets_of(settings, {"A": "sk-a", "S": "sk_live", "W": "whsec"})
+    assert found == ["p@ss", "sk-a", "Basic YWJj", "YWJj", "k", "k", "sk_live", "whsec"]

@@ -238,6 +238,24 @@ async def test_a_slow_reader_holds_the_upstream_back(far_end: Any, client: HttpC
     assert len(await read_all(reply)) == size
 
 
+async def test_a_slower_reader_of_a_stream_holds_the_upstream_back(far_end: Any, client: HttpClient) -> None:
+    """What it takes piece by piece makes room only when little is left."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await far_end.request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
+        while True:
+            writer.write(bytes(65536))
+            await writer.drain()
+
+    reply = send(client.pool(await far_end.serve(handle)))
+    for _ in range(20):
+        assert len(await reply.read()) <= MAX_UNREAD_BYTES
+        await asyncio.sleep(0.005)
+        assert sum(map(len, reply.pieces)) <= MAX_UNREAD_BYTES + 256_000
+    reply.close()
+
+
 async def test_a_large_request_waits_for_a_slow_upstream(far_end: Any, client: HttpClient) -> None:
     """A body that the upstream takes its time to read arrives whole, and is not copied while it waits."""
     body = os.urandom(1024) * 16_384

@@ -149,6 +149,28 @@ async def test_a_second_core_on_the_same_file_is_refused(core: Any, home: Home, 
     assert (await core.unary(body())).finished.cost_nano_usd == 9_000
 
 
+async def test_leases_are_kept_up_whatever_goes_wrong(start: Any, settings: Any, monkeypatch: Any) -> None:
+    """Without renewals nobody would be admitted soon, and what a core that crashed has would never be free again."""
+    core = await start(settings(money={"lease_ttl_s": 1.0}))
+    failures: list[Exception] = [StoreUnavailable("no answer"), RuntimeError("a bug")]
+    renew, reap, reaped = core.server.engine.escrow.renew, core.server.engine._store.reap, asyncio.Event()
+
+    async def faulty_renew() -> None:
+        if failures:
+            raise failures.pop()
+        await renew()
+
+    async def noted_reap() -> None:
+        await reap()
+        reaped.set()
+
+    monkeypatch.setattr(core.server.engine.escrow, "renew", faulty_renew)
+    monkeypatch.setattr(core.server.engine._store, "reap", noted_reap)
+    async with asyncio.timeout(5):
+        await reaped.wait()
+    assert failures == []
+
+
 # Stopping
 
 
