@@ -71,6 +71,14 @@ async def test_a_stream_dropped_between_two_messages_is_read_on(router: Any) -> 
         assert (row["status"], row["estimated"], row["amount_nano_usd"]) == ("client_gone", False, 9_000)
 
 
+async def test_what_the_upstream_has_not_taken_is_not_read_on(router: Any) -> None:
+    """It would be asked, and paid, for nobody."""
+    task = begin(router, {"fault": "connect_failed", "head_delay_ms": 10_000}, stream=False)
+    await router.running()
+    await leave(task)
+    assert (router.pipeline.in_flight, (await router.row())["amount_nano_usd"]) == (0, 0)
+
+
 async def test_of_a_complete_answer_nothing_is_read_on(router: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Its caller leaves with all of it."""
     stream = router.stream({"model": "drained"})
