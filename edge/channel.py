@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,9 @@ KEEPALIVE_MS = 30_000
 
 ANSWER_LIMIT_BYTES = 64 * MIB
 """An answer with images in it may well be larger than any request."""
+
+_ADDRESSES: Final = ("ipv4:", "ipv6:", "unix:")
+"""How targets begin that need no look-up."""
 
 _SERVICE_CONFIG: Final = {
     "loadBalancingConfig": [{"round_robin": {}}],
@@ -40,20 +44,24 @@ _SERVICE_CONFIG: Final = {
 
 def open_channel(settings: EdgeSettings) -> grpc.aio.Channel:
     """A channel to `settings.core`; connects by itself. Raises BadSetting for files or a target it cannot use."""
+    opener = _opener(settings)
+    if not settings.relay:
+        return opener()
+    return RelayChannel(opener(), another=None if settings.core.startswith(_ADDRESSES) else opener)
+
+
+def _opener(settings: EdgeSettings) -> Callable[[], grpc.aio.Channel]:
+    """Opens channels that share their connections, as they are alike."""
     options = channel_options(settings)
     if settings.core_ca is None:
         if not _is_local(settings.core):
             raise BadSetting(f"core = {settings.core!r} is another machine: for keys core_ca (--core-ca) is needed")
-        return _relayed(grpc.aio.insecure_channel(settings.core, options), settings)
+        return lambda: grpc.aio.insecure_channel(settings.core, options)
     files = (settings.core_ca, settings.core_key, settings.core_cert)
     authority, key, certificate = (_read(file) for file in files)
     _check(settings)
     credentials = grpc.ssl_channel_credentials(authority, key, certificate)
-    return _relayed(grpc.aio.secure_channel(settings.core, credentials, options), settings)
-
-
-def _relayed(channel: grpc.aio.Channel, settings: EdgeSettings) -> grpc.aio.Channel:
-    return RelayChannel(channel) if settings.relay else channel
+    return lambda: grpc.aio.secure_channel(settings.core, credentials, options)
 
 
 def channel_options(settings: EdgeSettings) -> list[tuple[str, object]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ from worldrouter.calls.metadata import KEPT_FROM_REQUESTS, IllegalMetadata, Meta
 from worldrouter.calls.wire import DEADLINE_DETAILS, INVALID_METADATA, Status, Wire
 
 from edge.relay.call import RelayedCall, RelayedMethod
-from edge.relay.streams import RelayStreams
+from edge.relay.streams import LOOK_UP_S, RelayStreams
 
 RELAYED = "/worldrouter.v1.RawChatService/"
 """Chats: what there is much of, and what may be sent again."""
@@ -27,12 +28,20 @@ class RelayChannel(grpc.aio.Channel):
     nothing on their stream.
     """
 
-    def __init__(self, plain: grpc.aio.Channel, relayed: str = RELAYED) -> None:
-        """Begins to look for cores in the running loop. Methods that begin with `relayed` go over streams."""
+    def __init__(
+        self,
+        plain: grpc.aio.Channel,
+        relayed: str = RELAYED,
+        *,
+        another: Callable[[], grpc.aio.Channel] | None = None,
+        look_up_s: float = LOOK_UP_S,
+    ) -> None:
+        """Begins to look for cores in the running loop. Methods that begin with `relayed` go over streams. `another`
+        opens one more channel like `plain`, where its name may come to have other addresses."""
         self.loop = asyncio.get_running_loop()
         self.calls: set[Wire] = set()
         """Those over streams that are under way."""
-        self.streams: RelayStreams | None = RelayStreams(plain, self.loop)
+        self.streams: RelayStreams | None = RelayStreams(plain, self.loop, another, look_up_s)
         self._plain = plain
         self._relayed = relayed
 

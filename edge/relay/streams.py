@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine, Set
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -17,20 +19,36 @@ HELLO_TIMEOUT_S = 5.0
 FIRST_LOOK_S = 0.05
 LAST_LOOK_S = 5.0
 """Between two looks for cores: they become rarer as long as nothing changes."""
+LOOK_UP_S = 30.0
+"""Between two looks at which addresses the cores' name has: gRPC itself looks when a connection breaks, and only then
+(https://github.com/grpc/grpc/blob/master/doc/naming.md)."""
+CONNECT_S = 1.0
+"""What a connection to a new address is given."""
 
 
 class RelayStreams:
     """Streams over a channel that spreads RPCs over the cores: each that is opened may reach another core.
 
     It looks for cores again and again, as a channel does not tell which there are; a second stream to the same core
-    is closed. A core that does not know the service (UNIMPLEMENTED) has no stream.
+    is closed. A core that does not know the service (UNIMPLEMENTED) has no stream. `another` opens a channel to the
+    same name, which looks it up anew: every `look_up_s` one is asked for, and kept as long as it has streams.
     """
 
-    def __init__(self, channel: grpc.aio.Channel, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        loop: asyncio.AbstractEventLoop,
+        another: Callable[[], grpc.aio.Channel] | None = None,
+        look_up_s: float = LOOK_UP_S,
+    ) -> None:
         self._stub = relay_pb2_grpc.RelayServiceStub(channel)
         self._loop = loop
+        self._another = another
+        self._look_up_s = look_up_s
         self._streams: list[RelayStream] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._channels: set[asyncio.Task[None]] = set()
+        """One for each that was opened to look names up: it closes it."""
         self._changed = asyncio.Event()
         self._told_old = False
         self._looking = loop.create_task(self._look_forever())
@@ -57,11 +75,16 @@ class RelayStreams:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._channels, return_exceptions=True)
 
     async def _look_forever(self) -> None:
         delay_s = FIRST_LOOK_S
+        looked_up_s = self._loop.time()
         while True:
-            found = await self._look_around()
+            found = await self._look_around(self._stub)
+            if self._another is not None and self._loop.time() - looked_up_s >= self._look_up_s:
+                found = await self._look_up(self._another()) or found
+                looked_up_s = self._loop.time()
             if self._closing():  # grpc.aio may have swallowed the cancellation, in the task that prepares a call
                 return
             delay_s = FIRST_LOOK_S if found else min(2 * delay_s, LAST_LOOK_S)
@@ -74,22 +97,36 @@ class RelayStreams:
             except TimeoutError:
                 pass
 
-    async def _look_around(self) -> bool:
+    async def _look_up(self, channel: grpc.aio.Channel) -> bool:
+        """Look over a channel that is new, and so knows the addresses of now; whether a core was found."""
+        before = set(self._tasks)
+        found = False
+        try:
+            channel.get_state(try_to_connect=True)  # to addresses that are known it takes the connections there are
+            await asyncio.sleep(CONNECT_S)
+            stub = relay_pb2_grpc.RelayServiceStub(channel)
+            while not self._closing() and await self._look_around(stub):
+                found = True
+        finally:
+            self._begin(_close_after(self._tasks - before, channel), self._channels)
+        return found
+
+    async def _look_around(self, stub: relay_pb2_grpc.RelayServiceAsyncStub) -> bool:
         """Look until a core is found, at most once more than there are streams; whether one was.
 
         In a row, for the channel takes its cores in turn: beside other RPCs at a steady pace, single looks could come
         to the same core each time.
         """
         for _ in range(len(self._streams) + 1):
-            if await self._look():
+            if await self._look(stub):
                 return True
             if self._closing():
                 break
         return False
 
-    async def _look(self) -> bool:
+    async def _look(self, stub: relay_pb2_grpc.RelayServiceAsyncStub) -> bool:
         """Open a stream, and keep it if it leads to a core without one; whether it does."""
-        rpc: RpcOfStream = self._stub.Relay()
+        rpc: RpcOfStream = stub.Relay()
         timer = self._loop.call_later(HELLO_TIMEOUT_S, rpc.cancel)
         try:
             response = await rpc.read()
@@ -115,10 +152,13 @@ class RelayStreams:
             _LOGGER.info("calls go to %s over one stream", stream.core_id)
         else:
             stream.close()
-        task = self._loop.create_task(self._run(stream))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._begin(self._run(stream), self._tasks)
         return new
+
+    def _begin(self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+        task = self._loop.create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     async def _run(self, stream: RelayStream) -> None:
         try:
@@ -131,3 +171,11 @@ class RelayStreams:
     def _closing(self) -> bool:
         task = asyncio.current_task()
         return task is None or task.cancelling() > 0
+
+
+async def _close_after(tasks: Set[asyncio.Task[None]], channel: grpc.aio.Channel) -> None:
+    try:
+        if tasks:
+            await asyncio.wait(tasks)
+    finally:
+        await channel.close()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
+import socket
+import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
@@ -35,10 +38,10 @@ class Cores:
         self.ports: list[int] = []
         self.channel: Any = None
 
-    async def start(self, core_id: str, port: int = 0, *, relay: bool = True) -> FakeCore:
+    async def start(self, core_id: str, port: int = 0, *, relay: bool = True, host: str = "127.0.0.1") -> FakeCore:
         core = FakeCore("")
         core.server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        self.ports.append(core.server.add_insecure_port(f"127.0.0.1:{port}"))
+        self.ports.append(core.server.add_insecure_port(f"{host}:{port}"))
         core.relay = Relay(core, core_id)
         if relay:
             relay_pb2_grpc.add_RelayServiceServicer_to_server(core.relay.servicer, core.server)
@@ -48,9 +51,12 @@ class Cores:
 
     def connect(self) -> Any:
         """A stub over the channel."""
-        target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in self.ports)
-        self.channel = RelayChannel(grpc.aio.insecure_channel(target, channel_options(EdgeSettings())))
+        self.channel = RelayChannel(self.open("ipv4:" + ",".join(f"127.0.0.1:{port}" for port in self.ports)))
         return raw_chat_pb2_grpc.RawChatServiceStub(self.channel)
+
+    def open(self, target: str) -> grpc.aio.Channel:
+        """A channel that does not relay."""
+        return grpc.aio.insecure_channel(target, channel_options(EdgeSettings()))
 
     async def stop(self, core: FakeCore) -> None:
         await core.server.stop(0)
@@ -126,6 +132,51 @@ async def test_a_core_that_comes_later_is_found(cores: Cores) -> None:
     await ask(stub)
     await ask(stub)
     assert later.calls
+
+
+class Names(asyncio.DatagramProtocol):
+    """A name server: whatever is asked for has `addresses`."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = list(addresses)
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, query: bytes, sender: Any) -> None:
+        question = query[12 : query.index(b"\0", 12) + 5]
+        found = self.addresses if question[-4:-2] == b"\0\1" else []  # the question is for IPv4
+        head = query[:2] + struct.pack("!5H", 0x8180, 1, len(found), 0, 0)
+        answers = [struct.pack("!3HIH", 0xC00C, 1, 1, 1, 4) + socket.inet_aton(address) for address in found]
+        self.transport.sendto(head + question + b"".join(answers), sender)
+
+
+@pytest.mark.slow
+async def test_a_core_that_joins_a_name_is_found(cores: Cores) -> None:
+    """Although no connection breaks, which alone makes gRPC look a name up again."""
+    names = Names("127.0.0.1")
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: names, ("127.0.0.1", 0))
+    try:
+        first = await cores.start("core_1")
+        port = cores.ports[0]
+        second = await cores.start("core_2", port, host="127.0.0.2")
+        target = f"dns://127.0.0.1:{transport.get_extra_info('sockname')[1]}/core.test:{port}"
+        open_another = functools.partial(cores.open, target)
+        cores.channel = RelayChannel(open_another(), another=open_another, look_up_s=0.2)
+        stub = raw_chat_pb2_grpc.RawChatServiceStub(cores.channel)
+        await until_relayed(cores.channel, ["core_1"])
+        names.addresses.append("127.0.0.2")
+        await until_relayed(cores.channel, ["core_1", "core_2"])
+        for _ in range(4):
+            await ask(stub)
+        assert len(first.calls) == len(second.calls) == 2
+        names.addresses.remove("127.0.0.1")
+        await cores.stop(first)
+        await until_relayed(cores.channel, ["core_2"])
+        await ask(stub)
+        assert len(second.calls) == 3
+    finally:
+        transport.close()
 
 
 async def test_looks_reach_every_core(cores: Cores, monkeypatch: pytest.MonkeyPatch) -> None:
