@@ -279,8 +279,8 @@ class ChunkRewriter:
         plain = True
         for choice in choices:
             index = choice.index
-            if index is None:
-                index, plain = 0, False
+            if index is None or index < 0:
+                choice.index, index, plain = None, 0, False
             self.finish_reasons.setdefault(index, None)
             plain = plain and choice.finish_reason is None and choice.delta is not None
             if choice.delta is None:

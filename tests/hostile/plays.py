@@ -77,7 +77,7 @@ def streamed(name: str, events: bytes, outcome: Outcome) -> Scene:
     return Scene(name, says(stream_answer(events)), None, outcome)
 
 
-def broken(name: str, event_: bytes) -> tuple[Scene, Scene]:
+def broken(name: str, event_: bytes, at_first: Outcome = FAILED) -> tuple[Scene, Scene]:
     """An event that breaks the stream: as its first, and when the caller has seen one."""
 
     async def later(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -85,7 +85,7 @@ def broken(name: str, event_: bytes) -> tuple[Scene, Scene]:
         await asyncio.sleep(0.05)
         writer.write(http_chunk(event_ + event(b"[DONE]")) + b"0\r\n\r\n")
 
-    return streamed(name, event_ + GOOD_EVENTS, FAILED), Scene(f"{name}, later", later, None, CUT)
+    return streamed(name, event_ + GOOD_EVENTS, at_first), Scene(f"{name}, later", later, None, CUT)
 
 
 def whole(name: str, body: bytes, outcome: Outcome) -> Scene:
@@ -196,7 +196,7 @@ BODY_SCENES = (
     streamed("half a surrogate", event(chunk(rb"\ud83d")) + GOOD_EVENTS, OK),
     *broken("no JSON", event(b"{nonsense")),
     *broken("depth", event(b'{"choices":' + DEEP)),
-    *broken("an error", event(b'{"error":{"message":"no","code":429}}')),
+    *broken("an error", event(b'{"error":{"message":"no","code":429}}'), (429, "rate_limit_exceeded")),
     *broken("an error of words", event(b'{"error":"no"}')),
     *broken("an error beside choices", event(chunk(b"", b"null", b',"error":{"message":"no"}'))),
     *broken("choices of a number", event(b'{"choices":7}')),

@@ -128,6 +128,12 @@ class Auth:
         with suppress(asyncio.CancelledError):
             await task
 
+    async def revoked_after(self, seconds: int) -> list[str]:
+        """What has been reported once so much time has gone by."""
+        self.clock.s += seconds
+        await self.poll()
+        return self.revoked
+
     def rotate(self, record: ApiKey, *, grace_s: float) -> tuple[str, ApiKey]:
         """Give a key a new secret; its text and its record."""
         key = make_key(record.id)

@@ -272,13 +272,18 @@ def test_an_empty_answer_has_a_role_and_a_finish(delta: Any) -> None:
 
 def test_what_the_schema_requires_is_added_to_every_chunk() -> None:
     """Without object, index and finish reason, and without id, created and model: clients look at all of them."""
-    deltas = [{"delta": {"content": "a"}}, {"index": None, "delta": {"content": "b"}}]
+    deltas = [
+        {"delta": {"content": "a"}},
+        {"index": None, "delta": {"content": "b"}},
+        {"index": -1, "delta": {"content": "c"}},
+    ]
     out, last = passed([{"choices": [each]} for each in deltas] + [STOP])
     required = {**OURS, "object": "chat.completion.chunk"}
-    assert [{name: each[name] for name in required} for each in out] == [required, required]
+    assert [{name: each[name] for name in required} for each in out] == [required] * 3
     assert [each["choices"] for each in out] == [
         [{"index": 0, "delta": {"role": "assistant", "content": "a"}, "finish_reason": None}],
         [{"index": 0, "delta": {"content": "b"}, "finish_reason": None}],
+        [{"index": 0, "delta": {"content": "c"}, "finish_reason": None}],
     ]
     assert last[-1]["choices"][0]["finish_reason"] == "stop"
 
