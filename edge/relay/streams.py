@@ -83,8 +83,10 @@ class RelayStreams:
         while True:
             found = await self._look_around(self._stub)
             if self._another is not None and self._loop.time() - looked_up_s >= self._look_up_s:
-                found = await self._look_up(self._another()) or found
-                looked_up_s = self._loop.time()
+                if await self._look_up(self._another()):
+                    found = True  # and there may be more
+                else:
+                    looked_up_s = self._loop.time()
             if self._closing():  # grpc.aio may have swallowed the cancellation, in the task that prepares a call
                 return
             delay_s = FIRST_LOOK_S if found else min(2 * delay_s, LAST_LOOK_S)
@@ -100,16 +102,12 @@ class RelayStreams:
     async def _look_up(self, channel: grpc.aio.Channel) -> bool:
         """Look over a channel that is new, and so knows the addresses of now; whether a core was found."""
         before = set(self._tasks)
-        found = False
         try:
             channel.get_state(try_to_connect=True)  # to addresses that are known it takes the connections there are
             await asyncio.sleep(CONNECT_S)
-            stub = relay_pb2_grpc.RelayServiceStub(channel)
-            while not self._closing() and await self._look_around(stub):
-                found = True
+            return await self._look_around(relay_pb2_grpc.RelayServiceStub(channel))
         finally:
             self._begin(_close_after(self._tasks - before, channel), self._channels)
-        return found
 
     async def _look_around(self, stub: relay_pb2_grpc.RelayServiceAsyncStub) -> bool:
         """Look until a core is found, at most once more than there are streams; whether one was.
